@@ -1,0 +1,288 @@
+"""The captioner: image encoder, mapper, language model, tokenizer and transform as one object."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from git_caption.captioner import checkpoint
+from git_caption.captioner.loading import Dtype, Quantization, device_of, dtype_of, load
+from git_caption.decoding.generate import Generated, Identity, generate
+from git_caption.errors import DataError, UsageError
+from git_caption.images.decode import decode
+from git_caption.images.transform import Transform, normalise
+from git_caption.model.vision import Features
+from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
+from git_caption.params.schema import parse
+from git_caption.text.prompts import render
+from git_caption.text.tokenizer import encode_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from git_caption.model.git import GitNetwork
+    from git_caption.params.model import CaptionerConfig
+
+__all__ = ["Captioner", "Generated", "Identity"]
+
+Picture = bytes | str | Path | Image.Image
+Pixels = npt.NDArray[np.uint8] | Tensor
+BATCH_SIZE = 32
+
+
+class Captioner:
+    """Captions images and answers questions about them.
+
+    Attributes:
+        config: what it is made of.
+        network: the joined network, in evaluation mode.
+        tokenizer: the language model's.
+        fingerprint: a digest of the weights and of all in the config that can change a text.
+    """
+
+    def __init__(
+        self,
+        config: CaptionerConfig,
+        network: GitNetwork,
+        tokenizer: PreTrainedTokenizerBase,
+        fingerprint: str = "",
+    ) -> None:
+        """Join parts that are there already; `load` reads them from a path."""
+        self.config = config
+        self.network = network
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        image_encoder_type: str | None = None,
+        language_model: str | None = None,
+        mapping_type: str | None = None,
+        output_grid: bool | None = None,
+        input_resolution: int | None = None,
+        quantization: Quantization | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+    ) -> Captioner:
+        """Load a captioner.
+
+        Args:
+            path: a checkpoint directory, the hub id of one, or a `.pt` file of generative-image-to-text.
+            image_encoder_type: of an old file: `ViT-B/32`, ..., or a local file of that form.
+            language_model: of an old file: hub id or folder.
+            mapping_type: of an old file; `"None"` is linear there.
+            output_grid: of an old file.
+            input_resolution: of an old file.
+            quantization: of the language model's weights; None is as the checkpoint says.
+            device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
+            dtype: of weights and activations; `auto` is float32 on a CPU, bfloat16 on a GPU.
+
+        Raises:
+            UsageError: a path that is not there, or keys that contradict what the path says.
+            WeightsError: weights that cannot be found or do not fit.
+        """
+        on = device_of(device)
+        return cls(
+            *load(
+                path,
+                image_encoder_type=image_encoder_type,
+                language_model=language_model,
+                mapping_type=mapping_type,
+                output_grid=output_grid,
+                input_resolution=input_resolution,
+                quantization=quantization,
+                device=on,
+                dtype=dtype_of(dtype, on),
+            )
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the captioner as a checkpoint directory. Raises as `checkpoint.save`."""
+        checkpoint.save(self.config, self.network, self.tokenizer, Path(folder))
+
+    def caption(
+        self,
+        images: Sequence[Picture | Sequence[Picture]],
+        prompt: str = "",
+        *,
+        batch_size: int = BATCH_SIZE,
+        **decoding: Any,
+    ) -> list[str]:
+        """Caption each image: bytes of an image file, a path, a PIL image, or a list of these, the frames of a video.
+
+        Args:
+            images: what to caption.
+            prompt: text the captions go on from; the checkpoint's own if empty.
+            batch_size: images computed at once.
+            **decoding: keys of `DecodingParams`.
+
+        Raises:
+            DataError: an image that cannot be read; names which.
+            UsageError: decoding keys that are unknown or contradict each other.
+        """
+        prompts = [self.caption_prompt(prompt)] * len(images)
+        return self._texts(images, prompts, [None] * len(images), "caption", decoding, batch_size)
+
+    def answer(
+        self,
+        images: Sequence[Picture | Sequence[Picture]],
+        questions: Sequence[str],
+        *,
+        batch_size: int = BATCH_SIZE,
+        **decoding: Any,
+    ) -> list[str]:
+        """Answer one question about each image. Parameters and errors as `caption`."""
+        if len(images) != len(questions):
+            raise UsageError(f"{len(images)} images and {len(questions)} questions; one question for each is expected")
+        prompts = [self.question_prompt(question) for question in questions]
+        return self._texts(images, prompts, questions, "answer", decoding, batch_size)
+
+    def pixels(self, image: Picture | Sequence[Picture]) -> npt.NDArray[np.uint8]:
+        """uint8[F, 3, R, R] of an image (F = 1) or of the frames of a video.
+
+        Raises:
+            DataError: it cannot be decoded.
+            UsageError: there is no such file, or no frame at all.
+        """
+        frames = [image] if isinstance(image, Picture) else list(image)
+        if not frames:
+            raise UsageError("an image is an empty list; at least one frame is expected")
+        return np.stack([self.transform(self._picture(frame)) for frame in frames])
+
+    def describe(
+        self,
+        pixels: Sequence[npt.NDArray[np.uint8]],
+        prompts: Sequence[str],
+        decoding: Decoding,
+        identities: Sequence[Identity],
+    ) -> list[list[Generated]]:
+        """The texts of images or videos as `pixels` gives them, one prompt for each; see `generate`."""
+        return self.generate(self._features(pixels), prompts, decoding, identities)
+
+    def encode(self, pixels: Pixels) -> Features:
+        """The features of uint8[B, 3, R, R], as the transform gives them; on the captioner's device."""
+        with torch.inference_mode():
+            given = torch.as_tensor(pixels).to(self.device)
+            return self.network.encode(normalise(given, self.config.transform.mean, self.config.transform.std))
+
+    def encode_frames(self, pixels: Pixels) -> Features:
+        """The features of one video of F frames uint8[F, 3, R, R], as those of one image.
+
+        Grids follow one another: [1, F * N, D_v]. Pooled rows are averaged, as the mappers of pooled features take one.
+        """
+        frames = self.encode(pixels)
+        if self.config.image_encoder.output == "pooled":
+            return Features(frames.values.mean(dim=0, keepdim=True), frames.mask[:1])
+        return Features(frames.values.flatten(0, 1)[None], frames.mask.flatten()[None])
+
+    def generate(
+        self, features: Features, prompts: Sequence[str], decoding: Decoding, identities: Sequence[Identity]
+    ) -> list[list[Generated]]:
+        """Generate after each prompt; `num_captions` texts for each, the best first.
+
+        Args:
+            features: of B images; `Features.select` repeats those of an image with several prompts.
+            prompts: B texts, as `caption_prompt` and `question_prompt` give them.
+            decoding: as `decoding` gives it.
+            identities: of the B rows; sampling draws from them.
+
+        Raises:
+            DataError: a prompt too long for the language model.
+        """
+        prompt_ids = [self.prompt_ids(prompt) for prompt in prompts]
+        return generate(self.network, features, prompt_ids, decoding, self.tokenizer, identities)
+
+    def decoding(self, params: DecodingParams, task: Task) -> Decoding:
+        """Settle how to decode: what was asked for over the checkpoint's values over the defaults."""
+        return resolve(params, self.config.decoding, task)
+
+    def caption_prompt(self, prompt: str = "") -> str:
+        """The text captions go on from: the one given, else the checkpoint's."""
+        return prompt or render(self.config.prompt.caption)
+
+    def question_prompt(self, question: str) -> str:
+        """The question in the checkpoint's template."""
+        return render(self.config.prompt.question, question)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The token ids of a prompt."""
+        return encode_prompt(self.tokenizer, prompt)
+
+    @property
+    def transform(self) -> Transform:
+        """From an RGB picture to uint8[3, R, R]; needs no torch, so that worker processes may run it."""
+        return Transform(self.config.transform.resolution, self.config.transform.interpolation)
+
+    @property
+    def device(self) -> torch.device:
+        """Where pixels and features go."""
+        return next(self.network.mapper.parameters()).device
+
+    def _texts(
+        self,
+        images: Sequence[Picture | Sequence[Picture]],
+        prompts: Sequence[str],
+        questions: Sequence[str | None],
+        task: Task,
+        decoding: dict[str, Any],
+        batch_size: int,
+    ) -> list[str]:
+        settled = self.decoding(parse(DecodingParams, decoding, task), task)
+        if settled.num_captions != 1:
+            raise UsageError(f"num_captions {settled.num_captions}: {task}() gives one text each; use generate()")
+        texts: list[str] = []
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            pixels = [self._numbered(image, start + offset) for offset, image in enumerate(images[part])]
+            # An image's identity is its content, so that its text does not depend on where in the list it is.
+            keys = [hashlib.sha256(frames.tobytes()).hexdigest() for frames in pixels]
+            identities = [Identity(key, question) for key, question in zip(keys, questions[part], strict=True)]
+            texts += [best[0].text for best in self.describe(pixels, prompts[part], settled, identities)]
+        return texts
+
+    def _numbered(self, image: Picture | Sequence[Picture], number: int) -> npt.NDArray[np.uint8]:
+        try:
+            return self.pixels(image)
+        except DataError as error:
+            raise DataError(f"image {number}: {error}") from error
+
+    def _features(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> Features:
+        """One row for each image or video, padded and masked where videos are of different lengths."""
+        if all(len(frames) == 1 for frames in pixels):
+            return self.encode(np.concatenate(list(pixels)))
+        rows = [self.encode_frames(frames) for frames in pixels]
+        values = torch.nn.utils.rnn.pad_sequence([row.values[0] for row in rows], batch_first=True)  # [B, N, D_v]
+        masks = torch.nn.utils.rnn.pad_sequence([row.mask[0] for row in rows], batch_first=True)
+        return Features(values, masks)
+
+    def _picture(self, image: Picture) -> Image.Image:
+        if isinstance(image, Image.Image):
+            return self._rgb(image)
+        if isinstance(image, bytes):
+            return decode(image, exif=self.config.transform.exif)
+        try:
+            data = Path(image).read_bytes()
+        except OSError as error:
+            raise UsageError(f"{str(image)!r}: the image cannot be read: {error.strerror}") from error
+        return decode(data, exif=self.config.transform.exif)
+
+    def _rgb(self, image: Image.Image) -> Image.Image:
+        """A picture in memory, treated as its file would be."""
+        upright = ImageOps.exif_transpose(image) if self.config.transform.exif else image
+        if upright.has_transparency_data or upright.mode.startswith("I"):
+            png = BytesIO()  # what is transparent or of 16 bits is read by the one place that knows how
+            upright.save(png, "PNG")
+            return decode(png.getvalue(), exif=False)
+        return upright.convert("RGB")

@@ -1,0 +1,254 @@
+"""A checkpoint directory: config.json, model.safetensors and tokenizer/, replaced together and loaded exactly.
+
+What was trained is in model.safetensors under `image_encoder.`, `mapper.` and `language_model.`; a frozen part is a
+source (hub id or path, revision, sha256) in config.json instead. Other files of the folder are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from git_caption.captioner.hub import weight_files
+from git_caption.errors import WeightsError
+from git_caption.params.model import CaptionerConfig, WeightsSource
+from git_caption.params.schema import read, to_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    from git_caption.model.git import GitNetwork
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
+WRITING, WRITTEN = ".saving", ".saved"
+VERSIONED = {"torch": "torch", "transformers": "transformers", "open_clip": "open_clip_torch"}
+BLOCK = 1 << 20
+
+
+def save(config: CaptionerConfig, network: GitNetwork, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a checkpoint, or replace the one in `folder`; killed at any moment, the old or the new one is there.
+
+    Args:
+        config: what the network was built from; parts whose `weights` is None are stored, the others referred to.
+            The language model's architecture and the library versions are filled in.
+        network: the trained network.
+        tokenizer: the language model's.
+        folder: made where it is not there.
+
+    Raises:
+        WeightsError: a quantized language model that has no source: its weights cannot be had back from 8 or 4 bits.
+    """
+    from safetensors.torch import save_file
+
+    config = _completed(config, network)
+    tensors = {names[0]: tensor.detach().cpu().contiguous() for names, tensor in stored_tensors(config, network)}
+    folder.mkdir(parents=True, exist_ok=True)
+    _finish_saving(folder)  # of a run that was killed between the two renames below
+    new = folder / WRITING
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    text = json.dumps(to_dict(config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (new / CONFIG).write_text(text, encoding="utf-8")
+    tokenizer.save_pretrained(new / TOKENIZER)
+    save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+    for path in [*new.rglob("*"), new]:
+        _to_disk(path)
+    new.rename(folder / WRITTEN)  # from here on the new checkpoint counts
+    _to_disk(folder)
+    _finish_saving(folder)
+
+
+def load_config(folder: Path) -> CaptionerConfig:
+    """Read config.json strictly.
+
+    Raises:
+        WeightsError: it is not there, is not JSON, or has keys or values this version does not know; all listed.
+    """
+    content = _read_json(folder)
+    config, faults = read(CaptionerConfig, content, str(folder / CONFIG))
+    if config is None:
+        raise WeightsError("; ".join(faults))
+    return config
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """The folder of the checkpoint's tokenizer."""
+    return _current(folder, TOKENIZER)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of model.safetensors.
+
+    Raises:
+        WeightsError: it is not there or not readable.
+    """
+    from git_caption.model.weights import read_tensors
+
+    path = _current(folder, WEIGHTS)
+    if not path.is_file():
+        raise WeightsError(f"{folder}: no {WEIGHTS} beside {CONFIG}; the checkpoint is incomplete")
+    return read_tensors(path)
+
+
+def fill(config: CaptionerConfig, network: GitNetwork, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy `tensors` into the stored parts of `network`; any one of tied names will do, several must be equal.
+
+    Raises:
+        WeightsError: missing, unexpected or misshapen tensors, or tied ones that differ, listed together.
+    """
+    import torch
+
+    from git_caption.model.weights import described
+
+    kinds: dict[str, list[str]] = {"missing": [], "unexpected": [], "misshapen": [], "tied but different": []}
+    known: set[str] = set()
+    copies: list[tuple[Tensor, Tensor]] = []
+    for names, own in stored_tensors(config, network):
+        known.update(names)
+        given = [name for name in names if name in tensors]
+        if not given:
+            kinds["missing"].append(names[0])
+        for name in given:
+            if tensors[name].shape != own.shape:
+                kinds["misshapen"].append(f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own.shape)}")
+            elif name == given[0]:
+                copies.append((own, tensors[name]))
+            elif not torch.equal(tensors[name], tensors[given[0]]):
+                kinds["tied but different"].append(f"{given[0]} and {name}")
+    kinds["unexpected"] = sorted(set(tensors) - known)
+    if found := described(kinds):
+        raise WeightsError(f"{source} does not fit the captioner: {found}")
+    with torch.no_grad():
+        for own, given_tensor in copies:
+            own.copy_(given_tensor)
+
+
+def stored_tensors(config: CaptionerConfig, network: GitNetwork) -> Iterator[tuple[list[str], Tensor]]:
+    """What model.safetensors holds: (names of tied tensors, sorted; the tensor), in order of the first names."""
+    modules: dict[str, nn.Module] = {"mapper": network.mapper}
+    if config.image_encoder.weights is None:
+        modules["image_encoder"] = network.image_encoder
+    if config.language_model.weights is None:
+        modules["language_model"] = network.language_model
+    tied: dict[Any, tuple[list[str], Tensor]] = {}
+    for part, module in sorted(modules.items()):
+        for name, tensor in sorted(module.state_dict().items()):
+            full = f"{part}.{name}"
+            place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else full
+            tied.setdefault(place, ([], tensor))[0].append(full)
+    yield from sorted(tied.values(), key=lambda group: group[0])
+
+
+def check_source(source: WeightsSource, weights: Path) -> None:
+    """Compare a frozen part's weights (a file, or a language model's folder) with the sha256 that was noted.
+
+    Raises:
+        WeightsError: they are others than those the captioner was trained with.
+    """
+    if source.sha256 is None:
+        return
+    seen = weights_sha256(weights)
+    if seen != source.sha256:
+        raise WeightsError(
+            f"{source.id}: the weights at {weights} have sha256 {seen}, the captioner was trained with "
+            f"{source.sha256} (revision {source.revision or 'not noted'}); fetch those, or give their path"
+        )
+
+
+def weights_sha256(path: Path) -> str:
+    """The sha256 of a weights file, or of a folder of weights wherever it lies.
+
+    A language model's folder of one weights file has that file's; of several shards, that of their names and sums. A
+    checkpoint's folder has that of its config, weights and tokenizer, for each of them can change what it says.
+    """
+    files = _checkpoint_files(path) if is_checkpoint(path) else {file.name: file for file in weight_files(path)}
+    if len(files) == 1:
+        return _sha256_of_file(*files.values())
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        digest.update(f"{name} {_sha256_of_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder's config.json is a captioner's and not, say, a language model's.
+
+    Raises:
+        WeightsError: the config.json is not JSON.
+    """
+    return _current(folder, CONFIG).is_file() and "image_encoder" in _read_json(folder)
+
+
+def _checkpoint_files(folder: Path) -> dict[str, Path]:
+    files = {name: _current(folder, name) for name in (CONFIG, WEIGHTS)}
+    tokenizer = _current(folder, TOKENIZER)
+    inner = [path for path in tokenizer.rglob("*") if path.is_file()]
+    files |= {f"{TOKENIZER}/{path.relative_to(tokenizer).as_posix()}": path for path in inner}
+    return {name: path for name, path in files.items() if path.is_file()}
+
+
+def _read_json(folder: Path) -> Any:
+    try:
+        return json.loads(_current(folder, CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{folder / CONFIG}: not a readable config: {error}") from error
+
+
+def _sha256_of_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _completed(config: CaptionerConfig, network: GitNetwork) -> CaptionerConfig:
+    language_model = config.language_model
+    if language_model.weights is None:
+        if getattr(network.language_model, "is_quantized", False):
+            raise WeightsError(
+                f"the language model is in {language_model.quantization} and has no source to load it from again; "
+                "save before quantizing"
+            )
+        if language_model.architecture is None:
+            architecture = network.language_model.config.to_diff_dict()
+            language_model = replace(language_model, architecture=architecture)
+    versions = {name: version(package) for name, package in VERSIONED.items()}
+    return replace(config, language_model=language_model, versions=versions)
+
+
+def _finish_saving(folder: Path) -> None:
+    """Move what a finished `.saved` holds to its place; the config last, for a folder without one is no checkpoint."""
+    done = folder / WRITTEN
+    if not done.is_dir():
+        return
+    if (done / TOKENIZER).is_dir():
+        shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+        (done / TOKENIZER).rename(folder / TOKENIZER)
+    for name in (WEIGHTS, CONFIG):
+        if (done / name).is_file():
+            (done / name).replace(folder / name)
+    done.rmdir()
+    _to_disk(folder)
+
+
+def _current(folder: Path, name: str) -> Path:
+    """The file as the last completed save left it, which a kill may have stopped from being moved to its place."""
+    waiting = folder / WRITTEN / name
+    return waiting if waiting.exists() else folder / name
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,301 @@
+"""Where weights lie: a local path, or a repository in the cache that the Hugging Face hub's own client keeps.
+
+The cache is read directly first, so what is there is found without a single request. Only what is missing is asked
+of the hub, once and with short time limits, unless HF_HUB_OFFLINE forbids it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from git_caption.errors import UsageError, WeightsError
+from git_caption.params.paths import is_hub_id
+
+REQUEST_SECONDS = 5.0
+
+LANGUAGE_MODEL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
+
+# Takes the names of the files of a repository; gives those wanted and, in words, those that are not among them.
+Choice = Callable[[Collection[str]], tuple[list[str], list[str]]]
+
+
+def cache_folder() -> Path:
+    """The folder the hub's client keeps repositories in: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub.
+
+    Read at every call rather than at import, so that a program may set the variables first.
+    """
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(cache).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface" / "hub"
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE (or the older TRANSFORMERS_OFFLINE) forbids requests."""
+    return any(
+        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def resolve_language_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """The folder of a language model: config.json, weights (unless `weights` is False) and tokenizer.
+
+    Args:
+        name: a local folder, or a hub id as `gpt2-large`.
+        revision: branch, tag or commit; `main` if not given.
+        weights: whether the weight files are needed; False where they are elsewhere (an old tool's file).
+
+    Raises:
+        WeightsError: not in the cache and not to be had from the hub, or an incomplete folder.
+        UsageError: a path that does not exist.
+    """
+
+    def choice(names: Collection[str]) -> tuple[list[str], list[str]]:
+        return _language_model_files(names, weights)
+
+    return _folder(name, revision, choice, marker="config.json", what="language model")
+
+
+def resolve_checkpoint(name: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint of ours: a local one, or a hub id. Raises as `resolve_language_model` does."""
+    return _folder(name, revision, _checkpoint_files, marker="config.json", what="checkpoint")
+
+
+def resolve_encoder(name: str, revision: str | None = None) -> Path:
+    """The weight file of an image encoder.
+
+    Args:
+        name: a local file, one of OpenAI's names as `ViT-B/32`, or a hub id of an open_clip repository. For OpenAI's
+            names a file that the `clip` package has fetched is taken where the hub's cache has none.
+        revision: branch, tag or commit of the repository; `main` if not given.
+
+    Raises:
+        WeightsError: not in the cache and not to be had from the hub.
+        UsageError: a path that does not exist, or a name nobody knows.
+    """
+    if (path := Path(name).expanduser()).is_file():
+        return path
+    repository = encoder_repository(name) or name
+    if repository == name and not path.is_dir() and not is_hub_id(name):
+        raise UsageError(f"image encoder {name!r}: no such file")
+    if path.is_dir():
+        found, missing = _encoder_files(_names_in(path))
+        if missing:
+            raise WeightsError(f"image encoder {name!r}: the folder holds no {missing[0]}.")
+        return path / found[0]
+    if _incomplete(_cached(repository, revision), _encoder_files) and (kept := _kept_by_clip(name)):
+        return kept
+    folder = _snapshot(repository, revision, _encoder_files, asked_as=name)
+    return folder / _encoder_files(_names_in(folder))[0][0]
+
+
+def fetch(name: str) -> Path:
+    """Fetch whatever `name` is into the cache: an image encoder, a language model or a checkpoint of ours.
+
+    Raises:
+        WeightsError: it cannot be had.
+        UsageError: `name` is neither an image encoder nor a hub id.
+    """
+    if encoder_repository(name) is not None:
+        return resolve_encoder(name)
+    if Path(name).expanduser().exists():
+        return Path(name).expanduser()
+    if not is_hub_id(name):
+        raise UsageError(f"{name!r} is neither an image encoder (as 'ViT-B/32') nor a hub id (as 'gpt2-large').")
+    return _snapshot(name, None, _any_files)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files a part's weights are read from: `path` itself, or those of a language model's folder."""
+    if path.is_file():
+        return [path]
+    wanted, _ = _language_model_files(_names_in(path), weights=True)
+    return [path / name for name in sorted(wanted) if name.endswith((".safetensors", ".bin"))]
+
+
+def encoder_repository(name: str) -> str | None:
+    """The hub repository of OpenAI's weights, by open_clip's table, for one of OpenAI's names; None for another."""
+    known = _openai_weights(name)
+    return None if known is None else str(known["hf_hub"]).rstrip("/")
+
+
+def _kept_by_clip(name: str) -> Path | None:
+    """OpenAI's file in the cache of the `clip` package (~/.cache/clip), if it is there."""
+    if (known := _openai_weights(name)) is None:
+        return None
+    path = Path("~/.cache/clip").expanduser() / str(known["url"]).rsplit("/", 1)[-1]
+    return path if path.is_file() else None
+
+
+def _openai_weights(name: str) -> dict[str, Any] | None:
+    """What open_clip knows of OpenAI's weights for one of OpenAI's names."""
+    from git_caption.model.activation import OPENAI_NAMES  # here, with open_clip, for they bring torch
+
+    if name not in OPENAI_NAMES:
+        return None
+    import open_clip
+
+    known: dict[str, Any] = open_clip.get_pretrained_cfg(OPENAI_NAMES[name], "openai")
+    return known
+
+
+def _folder(name: str, revision: str | None, choice: Choice, *, marker: str, what: str) -> Path:
+    path = Path(name).expanduser()
+    # A folder without the marker is not taken: an output folder named as a hub id must not hide the repository.
+    if (path / marker).is_file():
+        if missing := _incomplete(path, choice):
+            raise WeightsError(f"{what} {name!r}: the folder lacks {', '.join(missing)}.")
+        return path
+    if not is_hub_id(name) or path.is_file():
+        seen = f"lacks {marker}" if path.is_dir() else "is a file" if path.is_file() else "does not exist"
+        raise UsageError(
+            f"{what} {name!r}: a folder with {marker}, or a hub id as 'gpt2-large', is expected; it {seen}."
+        )
+    return _snapshot(name, revision, choice)
+
+
+def _snapshot(repository: str, revision: str | None, choice: Choice, asked_as: str | None = None) -> Path:
+    """The folder of a repository's snapshot, from the cache or, failing that, from the hub."""
+    folder = _cached(repository, revision)
+    missing = _incomplete(folder, choice)
+    if folder is not None and not missing:
+        return folder
+    asked_as = asked_as or repository
+    if is_offline():
+        raise _unavailable(repository, asked_as, missing, "the hub was not asked (HF_HUB_OFFLINE)", "gated: unknown")
+    wanted = _listed(repository, asked_as, revision, choice, missing)
+    from huggingface_hub import snapshot_download
+
+    try:
+        downloaded = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=cache_folder(),
+            allow_patterns=wanted,
+            etag_timeout=REQUEST_SECONDS,
+            endpoint=os.environ.get("HF_ENDPOINT"),
+        )
+    except Exception as error:  # each version of the hub's client lets through the errors of its own HTTP library
+        raise _unavailable(repository, asked_as, wanted, *_reason(error)) from error
+    if missing := _incomplete(Path(downloaded), choice):
+        raise _unavailable(repository, asked_as, missing, "the download is incomplete", "gated: unknown")
+    return Path(downloaded)
+
+
+def _listed(repository: str, asked_as: str, revision: str | None, choice: Choice, missing: list[str]) -> list[str]:
+    """The files to fetch, chosen from the hub's list of what the repository holds."""
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        info: Any = api.model_info(repository, revision=revision, timeout=REQUEST_SECONDS)
+    except Exception as error:  # each version of the hub's client lets through the errors of its own HTTP library
+        raise _unavailable(repository, asked_as, missing, *_reason(error)) from error
+    wanted, absent = choice([sibling.rfilename for sibling in info.siblings or []])
+    if absent:
+        gated = "gated" if info.gated else "not gated"
+        raise _unavailable(repository, asked_as, absent, "the repository does not hold them", gated)
+    return wanted
+
+
+def _cached(repository: str, revision: str | None) -> Path | None:
+    """The snapshot folder of a repository in the cache; None if it is not there. Makes no request."""
+    stored = cache_folder() / ("models--" + repository.replace("/", "--"))
+    reference = stored / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    if commit is None or not (stored / "snapshots" / commit).is_dir():
+        return None
+    return stored / "snapshots" / commit
+
+
+def _incomplete(folder: Path | None, choice: Choice) -> list[str]:
+    """What of the wanted files is not in the folder, the shards that a chosen index names among them."""
+    if folder is None:
+        return choice([])[1]
+    names = _names_in(folder)
+    wanted, missing = choice(names)
+    for index in (name for name in wanted if name.endswith(".index.json")):
+        shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+        missing += sorted(shards - set(names))
+    return missing
+
+
+def _names_in(folder: Path) -> list[str]:
+    # is_file() follows the cache's links, so a link to a blob that is gone does not count.
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _language_model_files(names: Collection[str], weights: bool) -> tuple[list[str], list[str]]:
+    wanted = [name for name in names if "/" not in name and name.endswith((".json", ".txt", ".model"))]
+    wanted = [name for name in wanted if not name.endswith(".index.json")]
+    missing = [] if "config.json" in names else ["config.json"]
+    if weights:
+        for name in LANGUAGE_MODEL_WEIGHTS:
+            stem, suffix = name.rsplit(".", 1)
+            if name in names:
+                wanted.append(name)
+                break
+            if f"{name}.index.json" in names:
+                shard = re.compile(rf"{stem}-\d+-of-\d+\.{suffix}")
+                wanted += [f"{name}.index.json", *(other for other in names if shard.fullmatch(other))]
+                break
+        else:
+            missing.append(" or ".join(LANGUAGE_MODEL_WEIGHTS))
+    if not any(name in names for name in TOKENIZER_FILES):
+        missing.append(f"a tokenizer ({', '.join(TOKENIZER_FILES[:3])})")
+    return wanted, missing
+
+
+def _checkpoint_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    wanted = [name for name in names if name in {"config.json", "model.safetensors"} or name.startswith("tokenizer/")]
+    missing = [name for name in ("config.json", "model.safetensors") if name not in names]
+    if not any(name.startswith("tokenizer/") for name in names):
+        missing.append("tokenizer/")
+    return wanted, missing
+
+
+def _encoder_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    found = [name for name in OPEN_CLIP_WEIGHTS if name in names][:1]
+    return found, [] if found else [" or ".join(OPEN_CLIP_WEIGHTS)]
+
+
+def _any_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Files of a checkpoint of ours, of a language model, or of an image encoder, by what the repository holds."""
+    for choice in (_checkpoint_files, _encoder_files):
+        wanted, missing = choice(names)
+        if not missing:
+            return wanted, []
+    return _language_model_files(names, True)
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Why the hub did not give something, and whether it is gated, in words."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return "the hub refused it", "gated: ask for access on its page and set HF_TOKEN"
+    if isinstance(error, RepositoryNotFoundError):
+        return "the hub knows no such repository, or it is private and HF_TOKEN is not set", "gated: unknown"
+    if isinstance(error, RevisionNotFoundError):
+        return "the repository has no such revision", "gated: unknown"
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"the hub could not be reached ({type(error).__name__}: {first_line})", "gated: unknown"
+
+
+def _unavailable(repository: str, asked_as: str, files: list[str], why: str, gated: str) -> WeightsError:
+    variables = ", ".join(f"{name}={os.environ.get(name) or 'not set'}" for name in ("HF_HOME", "HF_HUB_OFFLINE"))
+    command = f"python3 inference.py -p \"{{'type': 'prefetch', 'ids': ['{asked_as}']}}\""
+    name = repository if asked_as == repository else f"{asked_as} ({repository})"
+    return WeightsError(
+        f"{name}: {', '.join(files)} not found in the cache {cache_folder()} ({variables}) and {why}; {gated}. "
+        f"Where the hub can be reached, run {command} and set HF_HOME to the folder it fills; or give a local path."
+    )

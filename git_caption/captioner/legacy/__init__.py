@@ -1,0 +1,1 @@
+"""Files that older tools wrote, one module per tool."""

@@ -1,0 +1,217 @@
+"""Files of generative-image-to-text (https://github.com/kevin671/generative-image-to-text).
+
+Its training wrote bare state dicts: `image_encoder.*` (OpenAI's visual tower), `visual_projection.*` (the mapper),
+`language_model.*`, and `wte.weight` (the language model's input embedding once more). What a file does not say, the
+caller does, or the tool's own defaults do.
+
+The tool trained with CLIP's normalisation and bicubic resizing and inferred with ImageNet's and bilinear resizing; its
+texts are reproduced here, so the config says the latter. It searched with 3 beams and `max_length=100`, of which the
+transformers of its time made 99 new tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from git_caption.captioner.hub import resolve_language_model
+from git_caption.captioner.legacy.openai_clip import Tower, described, name_of, of_type
+from git_caption.errors import UsageError, WeightsError
+from git_caption.model.vision import native_resolution
+from git_caption.model.weights import read_tensors
+from git_caption.params.decoding import DecodingParams
+from git_caption.params.model import (
+    CUSTOM,
+    CaptionerConfig,
+    ImageEncoderConfig,
+    LanguageModelConfig,
+    MapperConfig,
+    TransformConfig,
+    WeightsSource,
+)
+
+LANGUAGE_MODEL = "facebook/opt-2.7b"  # what the tool took where it was told none
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NEW_TOKENS = 99
+VIT_L_TOKENS = 257  # the one grid from which the tool dropped the class token
+
+# Buffers that old versions of transformers and bitsandbytes stored beside the weights; models compute them now.
+COMPUTED = re.compile(r"\.attn\.(bias|masked_bias)|\.rotary_emb\.inv_freq|\.weight_format")
+EMBEDDING = re.compile(r"language_model\..*\.(wte|embed_tokens)\.weight")
+
+
+@dataclass(frozen=True)
+class OldFile:
+    """A file read: the config that describes it, its tensors under our names, the folder of its language model."""
+
+    config: CaptionerConfig
+    tensors: dict[str, Tensor]
+    language_model: Path
+
+
+def read(
+    path: Path,
+    *,
+    image_encoder_type: str | None = None,
+    language_model: str | None = None,
+    mapping_type: str | None = None,
+    output_grid: bool | None = None,
+    input_resolution: int | None = None,
+    quantization: Literal["none", "8bit", "4bit"] | None = None,
+) -> OldFile:
+    """Read a file of the tool.
+
+    Args:
+        path: the `.pt` file.
+        image_encoder_type: `ViT-B/32`, ..., or a local file of a CLIP model with the same sizes.
+        language_model: hub id or folder; the file's tensors go into its architecture.
+        mapping_type: `linear`, `linearLn` or `mlp`.
+        output_grid: whether the encoder gives a grid.
+        input_resolution: side of the images.
+        quantization: of the language model; None is the tool's: 8 bits for LLaMA, none for others.
+
+    Raises:
+        UsageError: what was given contradicts the file; all contradictions together, each with both values.
+        WeightsError: not a file of the tool, or one with a mapper that is not offered.
+    """
+    tensors = {name: value for name, value in read_tensors(path).items() if not _is_computed(name)}
+    visual, projection = _part(tensors, "image_encoder.", path), _part(tensors, "visual_projection.", path)
+    tower = described(visual, str(path))
+    mapper = _mapping_type(projection, path)
+    grid = _is_grid(tower, visual, mapper, projection, output_grid)
+    encoder = _encoder_config(tower, grid, input_resolution)
+    resolution = tower.resolution or input_resolution or native_resolution(encoder)
+    conflicts = [
+        f"{name} {given!r} was given and the file has {found!r}"
+        for name, given, found in (
+            ("mapping_type", mapping_type, mapper),
+            ("output_grid", output_grid, grid),
+            ("input_resolution", input_resolution, resolution),
+        )
+        if given is not None and given != found
+    ]
+    if image_encoder_type is not None and not (asked := of_type(image_encoder_type)).fits(tower):
+        conflicts.insert(0, f"image_encoder_type {image_encoder_type!r} ({asked}) was given and the file has {tower}")
+    if conflicts:
+        raise UsageError(f"{path}: " + "; ".join(conflicts))
+
+    name = language_model or LANGUAGE_MODEL
+    quantization = quantization or ("8bit" if "llama" in name.lower() else "none")
+    in_file = any(key.startswith("language_model.") for key in tensors)
+    folder = resolve_language_model(name, weights=not in_file)
+    renamed = {f"image_encoder.visual.{key}": value for key, value in visual.items() if not (grid and key == "proj")}
+    renamed |= {f"mapper.{key}": value for key, value in projection.items()}
+    architecture = None
+    if in_file:
+        renamed |= _language_tensors(tensors, path)
+        architecture = AutoConfig.from_pretrained(folder, local_files_only=True).to_diff_dict()
+    config = CaptionerConfig(
+        image_encoder=encoder,
+        mapper=MapperConfig(type=mapper, prefix_length=_prefix_length(projection, tensors)),
+        language_model=LanguageModelConfig(
+            name=name,
+            architecture=architecture,
+            weights=None if in_file else WeightsSource(id=name),
+            quantization=quantization,
+        ),
+        transform=TransformConfig(
+            resolution=resolution, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="bilinear", exif=False
+        ),
+        decoding=DecodingParams(num_beams=3, max_new_tokens=NEW_TOKENS),
+    )
+    return OldFile(config, renamed, folder)
+
+
+def _is_computed(name: str) -> bool:
+    return name.startswith("language_model.") and COMPUTED.search(name) is not None
+
+
+def _part(tensors: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
+    part = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if not part:
+        raise WeightsError(
+            f"{path}: no tensor is named {prefix}*; a checkpoint directory or a file of generative-image-to-text "
+            f"(image_encoder.*, visual_projection.*, language_model.*) is expected, this has {next(iter(tensors))}, ..."
+        )
+    return part
+
+
+def _mapping_type(projection: dict[str, Tensor], path: Path) -> Literal["linear", "linearLn", "mlp"]:
+    kinds: dict[str, Literal["linear", "linearLn", "mlp"]] = {
+        "weight": "linear",
+        "0.weight": "linearLn",
+        "model.0.weight": "mlp",
+    }
+    for name, kind in kinds.items():
+        if name in projection:
+            return kind
+    raise WeightsError(
+        f"{path}: the mapper (visual_projection.{min(projection)}, ...) is none of linear, linearLn and mlp; "
+        "the tool's 'transformer' (one TransformerEncoderLayer) is not offered"
+    )
+
+
+def _is_grid(
+    tower: Tower, visual: dict[str, Tensor], mapper: str, projection: dict[str, Tensor], asked: bool | None
+) -> bool:
+    """Grid or pooled, by what the mapper takes; where both are as wide, what was asked, or the tool's default."""
+    if mapper == "mlp":
+        return False
+    if not isinstance(tower.layers, int):
+        return tower.pooled_width is None  # the tool deleted the attention pooling of a grid
+    taken = next(value.shape[1] for value in projection.values() if value.dim() == 2)
+    if tower.grid_width != tower.pooled_width:
+        return taken == tower.grid_width
+    return True if asked is None else asked
+
+
+def _encoder_config(tower: Tower, grid: bool, input_resolution: int | None) -> ImageEncoderConfig:
+    name = name_of(tower)
+    resolution = tower.resolution or input_resolution or 224
+    tokens = 1 + (resolution // tower.patch) ** 2 if tower.patch else 0
+    return ImageEncoderConfig(
+        name=name,
+        architecture=tower.architecture(resolution) if name == CUSTOM else None,
+        output="grid" if grid else "pooled",
+        keep_class_token=tokens != VIT_L_TOKENS,
+    )
+
+
+def _prefix_length(projection: dict[str, Tensor], tensors: dict[str, Tensor]) -> int:
+    """Rows that an MLP gives: its output by the language model's width. Another mapper gives one for each row."""
+    if "model.2.weight" not in projection or "wte.weight" not in tensors:
+        return MapperConfig(type="mlp").prefix_length
+    return len(projection["model.2.weight"]) // tensors["wte.weight"].shape[1]
+
+
+def _language_tensors(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The language model's tensors as its architecture names them, those in 8 bits multiplied out.
+
+    Quantized again they are the same: a row's greatest weight is its scale, which float32 holds exactly.
+    """
+    own = {name: value for name, value in tensors.items() if name.startswith("language_model.")}
+    whole: dict[str, Tensor] = {}
+    for name, value in own.items():
+        scale = own.get(name.removesuffix("weight") + "SCB")
+        if name.endswith(".SCB"):
+            continue
+        if value.dtype == torch.int8:
+            if scale is None:
+                raise WeightsError(
+                    f"{path}: {name} is in 8 bits without its scale (SCB), as bitsandbytes before 0.37.1 wrote it; "
+                    "remove the language_model.* tensors, which the tool did not train, to load them from the hub"
+                )
+            value = value.float() * (scale.float() / 127)[:, None]
+        # the 8-bit output layer of the tool is wrapped in a Sequential
+        whole[name.replace("language_model.lm_head.0.", "language_model.lm_head.")] = value
+    twice = tensors.get("wte.weight")
+    embedding = next((value for name, value in whole.items() if EMBEDDING.fullmatch(name)), None)
+    if twice is not None and (embedding is None or not torch.equal(twice, embedding)):
+        raise WeightsError(f"{path}: wte.weight is not the language model's input embedding, as the tool writes it")
+    return whole

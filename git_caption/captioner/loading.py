@@ -1,0 +1,192 @@
+"""From a path or hub id to the parts of a captioner, each on its device and in its precision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from git_caption.captioner import checkpoint, hub
+from git_caption.captioner.legacy import git_tool
+from git_caption.errors import UsageError, WeightsError
+from git_caption.model.git import GitNetwork
+from git_caption.model.language import build_language_model, quantized, width
+from git_caption.model.mapping import build_mapper
+from git_caption.model.vision import build_image_encoder
+from git_caption.params.model import CaptionerConfig
+from git_caption.params.paths import is_hub_id
+from git_caption.params.schema import to_dict
+from git_caption.text.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "8bit", "4bit"]
+Parts = tuple[CaptionerConfig, GitNetwork, "PreTrainedTokenizerBase", str]
+
+
+def load(
+    path: str | Path,
+    *,
+    image_encoder_type: str | None,
+    language_model: str | None,
+    mapping_type: str | None,
+    output_grid: bool | None,
+    input_resolution: int | None,
+    quantization: Quantization | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Parts:
+    """The config, network, tokenizer and fingerprint of a captioner; parameters and errors as `Captioner.load`."""
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        old = git_tool.read(
+            folder,
+            image_encoder_type=image_encoder_type,
+            language_model=language_model,
+            mapping_type=mapping_type,
+            output_grid=output_grid,
+            input_resolution=input_resolution,
+            quantization=quantization,
+        )
+        network, sources = _network(old.config, old.tensors, str(folder), device, dtype)
+        tokenizer = load_tokenizer(old.language_model)
+        print_of = _fingerprint(checkpoint.weights_sha256(folder), old.config, [*sources, old.language_model])
+        return old.config, network, tokenizer, print_of
+    folder = _directory(str(path))
+    config = checkpoint.load_config(folder)
+    _contradictions(
+        config,
+        folder,
+        image_encoder_type=image_encoder_type,
+        language_model=language_model,
+        mapping_type="linear" if mapping_type == "None" else mapping_type,
+        output_grid=output_grid,
+        input_resolution=input_resolution,
+    )
+    if quantization is not None:
+        config = replace(config, language_model=replace(config.language_model, quantization=quantization))
+    network, sources = _network(config, checkpoint.read_weights(folder), str(folder), device, dtype)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder))
+    return config, network, tokenizer, _fingerprint(checkpoint.weights_sha256(folder), config, sources)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; `auto` is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        UsageError: torch sees no such device, or knows none of that name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from error
+    seen = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        raise UsageError(f"device {name!r}: torch sees {seen} CUDA devices; use 'cpu' or 'auto'")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"device {name!r}: torch sees no such device; use 'cpu' or 'auto'")
+    return device
+
+
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """The precision of that name; `auto` is float32 on a CPU, bfloat16 on a GPU (float16 on one that lacks it).
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if name not in known:
+        raise UsageError(f"dtype {name!r}: expected auto, {', '.join(known)}")
+    return known[name]
+
+
+def _directory(path: str) -> Path:
+    """The checkpoint directory a path or hub id stands for."""
+    folder = Path(path).expanduser()
+    if checkpoint.is_checkpoint(folder):
+        return folder
+    expected = "a checkpoint directory, a hub id, or a .pt file of generative-image-to-text is expected"
+    if (folder / checkpoint.CONFIG).is_file():
+        raise WeightsError(f"model_path {path!r}: its config.json is not a captioner's (no image_encoder); {expected}")
+    if folder.is_dir():
+        raise UsageError(f"model_path {path!r}: the folder has no config.json; {expected}")
+    if not is_hub_id(path):
+        raise UsageError(f"model_path {path!r}: there is no such file or folder; {expected}")
+    return hub.resolve_checkpoint(path)
+
+
+def _contradictions(config: CaptionerConfig, folder: Path, **given: Any) -> None:
+    own = {
+        "image_encoder_type": config.image_encoder.name,
+        "language_model": config.language_model.name,
+        "mapping_type": config.mapper.type,
+        "output_grid": config.image_encoder.output == "grid",
+        "input_resolution": config.transform.resolution,
+    }
+    wrong = [
+        f"{name} {value!r} was given and the checkpoint has {own[name]!r}"
+        for name, value in given.items()
+        if value is not None and value != own[name]
+    ]
+    if wrong:
+        raise UsageError(f"{folder}: {'; '.join(wrong)}. A checkpoint describes itself: leave these keys out")
+
+
+def _network(
+    config: CaptionerConfig, tensors: dict[str, Tensor], source: str, device: torch.device, dtype: torch.dtype
+) -> tuple[GitNetwork, list[Path]]:
+    """The network of `config` filled with `tensors` and its frozen parts, and where these were found."""
+    sources: list[Path] = []
+    weights = config.image_encoder.weights
+    encoder_file = None
+    if weights is not None:
+        encoder_file = hub.resolve_encoder(weights.id, weights.revision)
+        checkpoint.check_source(weights, encoder_file)
+        sources.append(encoder_file)
+    encoder = build_image_encoder(config.image_encoder, encoder_file, config.transform.resolution)
+
+    weights = config.language_model.weights
+    if weights is None:
+        language_model = build_language_model(config.language_model, None, dtype, "cpu")
+    else:
+        folder = hub.resolve_language_model(weights.id, weights.revision)
+        checkpoint.check_source(weights, folder)
+        sources.append(folder)
+        language_model = build_language_model(config.language_model, folder, dtype, device)
+
+    pooled = config.image_encoder.output == "pooled"
+    mapper = build_mapper(config.mapper, encoder.width, width(language_model), pooled)
+    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model)
+    checkpoint.fill(config, network, tensors, source)
+    if weights is None:  # stored weights are quantized, or moved, once they are in place
+        network.language_model = quantized(language_model, config.language_model.quantization, dtype, device)
+    if config.language_model.quantization == "none":
+        network.language_model.to(device)  # type: ignore[arg-type]
+    network.image_encoder.to(device)
+    network.mapper.to(device)
+    return network.eval().requires_grad_(False), sources
+
+
+def _fingerprint(weights_sha256: str, config: CaptionerConfig, sources: list[Path]) -> str:
+    """A digest of all that can change what the captioner says; of frozen parts the commit, or sizes and times."""
+    parts: list[Any] = [weights_sha256, to_dict(config)]
+    for source in sources:
+        if "snapshots" in source.parts:
+            parts.append(source.parts[source.parts.index("snapshots") - 1 :])
+        else:
+            stats = [(file.name, file.stat()) for file in hub.weight_files(source)]
+            parts.append([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

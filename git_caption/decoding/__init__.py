@@ -1,0 +1,1 @@
+"""From the language model's probabilities to text."""

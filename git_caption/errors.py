@@ -1,0 +1,37 @@
+"""The exceptions a user can meet.
+
+Each carries the exit code its kind ends a command with. The message is one line: what was seen, where, what was
+expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class GitCaptionError(Exception):
+    """Base of every error that is the input's or the environment's fault rather than a bug of ours."""
+
+    exit_code = 1
+
+
+class UsageError(GitCaptionError):
+    """The command or its parameters are wrong: unknown key, bad value, a file that is not there."""
+
+    exit_code = 2
+
+
+class DataError(GitCaptionError):
+    """A file's content is not what its format says; the message names file and row."""
+
+
+class WeightsError(GitCaptionError):
+    """Weights that cannot be found, or that do not fit the model they are meant for."""
+
+
+class JobFailed(GitCaptionError):
+    """A job that started well and could not finish."""
+
+
+class Stopped(GitCaptionError):
+    """Stopped by a signal with the finished part saved: run the same command again to go on."""
+
+    exit_code = 75

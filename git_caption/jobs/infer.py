@@ -1,0 +1,181 @@
+"""The inference jobs: images in, captions or answers out."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from git_caption.captioner.captioner import Captioner
+from git_caption.decoding.generate import Generated, Identity
+from git_caption.errors import DataError, JobFailed, UsageError
+from git_caption.params.decoding import Decoding, Task
+from git_caption.params.infer import CocoParams, ModelParams, SingleImageParams, SingleTsvParams
+from git_caption.params.running import RunningParams
+from git_caption.pipeline.captioning import Captioning, caption_entries
+from git_caption.pipeline.run import Summary, run
+from git_caption.pipeline.workers import RowSource
+from git_caption.samples.coco_images import CocoImages
+from git_caption.samples.image_tsv import ImageTsvSource
+from git_caption.samples.sample import ImageSample
+from git_caption.tsv.file import TsvFile
+from git_caption.tsv.rows import dumps, parse_caption_row
+from git_caption.tsv.writer import write_atomically
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+def single_tsv(params: SingleTsvParams) -> None:
+    """Caption every row of an image TSV, or answer its questions, into a TSV in the same order."""
+    captioner = load_captioner(params.model, params.running)
+    source = ImageTsvSource(
+        params.image_tsv, params.question_tsv, captioner.transform, exif=captioner.config.transform.exif
+    )
+    task: Task = "caption" if params.question_tsv is None else "answer"
+    decoding = captioner.decoding(params.decoding, task)
+    if task == "answer" and decoding.num_captions > 1:
+        raise UsageError(
+            f"'num_captions': {decoding.num_captions} asked for, but a question has one answer: leave it out"
+        )
+    print(_write(captioner, decoding, source, params.out_tsv, params.running, answers=task == "answer"))
+
+
+def single_image(params: SingleImageParams) -> None:
+    """Print the caption of an image, or the answer to a question about it; a line for each of several images."""
+    captioner = load_captioner(params.model, params.running)
+    task: Task = "answer" if params.prompt else "caption"
+    decoding = captioner.decoding(params.decoding, task)
+    prompt = captioner.question_prompt(params.prompt) if params.prompt else captioner.caption_prompt()
+    several = _several(params.image_path)
+    if several is None:
+        pixels = captioner.pixels(params.image_path)
+        name = params.image_path if isinstance(params.image_path, str) else params.image_path[0]
+        found = captioner.describe([pixels], [prompt], decoding, [Identity(os.path.basename(name))])
+        print(_printed(found[0], decoding))
+        return
+    failures = Failures(params.running.on_error, params.running.max_errors)
+    for start in range(0, len(several), params.running.batch_size):
+        read = {path: _read(captioner, path, failures) for path in several[start : start + params.running.batch_size]}
+        good = {path: pixels for path, pixels in read.items() if pixels is not None}
+        identities = [Identity(os.path.basename(path)) for path in good]
+        texts = captioner.describe(list(good.values()), [prompt] * len(good), decoding, identities) if good else []
+        by_path = dict(zip(good, texts, strict=True))
+        for path in read:
+            print(f"{path}\t{_printed(by_path[path], decoding) if path in by_path else ''}", flush=True)
+    if failures.count:
+        print(f"{failures.count} of {len(several)} images could not be read", file=sys.stderr)
+
+
+def coco(params: CocoParams) -> None:
+    """Caption a split of COCO into a result JSON; a TSV of the same captions stays beside it."""
+    captioner = load_captioner(params.model, params.running)
+    source = CocoImages(
+        params.data_dir, params.data_type, params.p_test, captioner.transform, exif=captioner.config.transform.exif
+    )
+    out_tsv = f"{os.path.splitext(params.out_file)[0]}.tsv"
+    decoding = captioner.decoding(params.decoding, "caption")
+    print(_write(captioner, decoding, source, out_tsv, params.running, answers=False))
+    with TsvFile(out_tsv) as rows:
+        captions = [parse_caption_row(columns, rows.where(row)) for row, columns in enumerate(rows)]
+    results = [
+        {"image_id": image_id, "caption": row.captions[0]}
+        for image_id, row in zip(source.image_ids, captions, strict=True)
+    ]
+    write_atomically(params.out_file, json.dumps(results).encode())
+    print(f"{params.out_file}: {len(results)} captions")
+
+
+def load_captioner(model: ModelParams, running: RunningParams) -> Captioner:
+    """The captioner of these parameters; the last one loaded is kept for the next job of the same command."""
+    return _loaded(model, running.device, running.dtype, running.quantization)
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any) -> Captioner:
+    keys = {key: value for key, value in asdict(model).items() if key != "model_path"}
+    return Captioner.load(model.model_path, **keys, device=device, dtype=dtype, quantization=quantization)
+
+
+def _write(
+    captioner: Captioner,
+    decoding: Decoding,
+    source: RowSource[ImageSample],
+    out: str,
+    running: RunningParams,
+    *,
+    answers: bool,
+) -> Summary:
+    """Run a source through the captioner into `out`."""
+    settings = {
+        "model": captioner.fingerprint,
+        "decoding": asdict(decoding),
+        "answers": answers,
+        "batch_size": running.batch_size,
+        "dtype": running.dtype,
+        "quantization": running.quantization,
+        "device": captioner.device.type,
+    }
+    return run(
+        source,
+        Captioning(captioner, decoding, running.batch_size, answers=answers),
+        out,
+        settings,
+        num_workers=running.workers,
+        on_error=running.on_error,
+        max_errors=running.max_errors,
+        resume=running.resume,
+    )
+
+
+def _several(path: str | tuple[str, ...]) -> list[str] | None:
+    """The images of a folder or glob, in order of their names; None for one image or one video."""
+    if isinstance(path, tuple) or os.path.isfile(path):
+        return None
+    pattern = os.path.join(glob.escape(path), "*") if os.path.isdir(path) else path
+    found = sorted(name for name in glob.glob(pattern) if os.path.isfile(name))
+    if os.path.isdir(path):
+        found = [name for name in found if name.lower().endswith(IMAGE_SUFFIXES)]
+    if not found:
+        raise UsageError(f"'image_path': {path!r} holds no image, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
+@dataclass
+class Failures:
+    """Images that could not be read so far, and what is to be done about them."""
+
+    on_error: str
+    max_errors: int | None
+    count: int = 0
+
+    def note(self, path: str, error: DataError) -> None:
+        """Say what is wrong with an image, and go on unless it is one too many."""
+        if self.on_error == "raise":
+            raise DataError(f"{path}: {error}") from error
+        print(f"skipped {path}: {error}", file=sys.stderr)
+        self.count += 1
+        if self.max_errors is not None and self.count > self.max_errors:
+            raise JobFailed(f"{self.count} images could not be read, 'max_errors' allows {self.max_errors}") from error
+
+
+def _read(captioner: Captioner, path: str, failures: Failures) -> npt.NDArray[np.uint8] | None:
+    try:
+        return captioner.pixels(path)
+    except DataError as error:
+        failures.note(path, error)
+        return None
+
+
+def _printed(texts: Sequence[Generated], decoding: Decoding) -> str:
+    """The text alone; the JSON list that a TSV would hold where several texts or scores are asked for."""
+    if decoding.num_captions == 1 and not decoding.with_scores:
+        return texts[0].text
+    return dumps(caption_entries(texts))

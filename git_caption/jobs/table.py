@@ -1,0 +1,82 @@
+"""The jobs by name. Functions and parameter classes are imported when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from git_caption.errors import UsageError
+from git_caption.params.schema import nearest
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the table: `module:name` of a function and of the parameter class that it takes."""
+
+    function: str
+    params: str
+    summary: str
+
+    def load_function(self) -> Callable[[Any], None]:
+        """The function; it takes an instance of the parameter class and prints what it has to say."""
+        function: Callable[[Any], None] = _named(self.function)
+        return function
+
+    def load_params(self) -> type[Any]:
+        """The parameter class."""
+        cls: type[Any] = _named(self.params)
+        return cls
+
+
+def _job(function: str, params: str, summary: str) -> Job:
+    return Job(f"git_caption.jobs.{function}", f"git_caption.params.{params}", summary)
+
+
+JOBS = {
+    "test_git_inference_single_image": _job(
+        "infer:single_image",
+        "infer:SingleImageParams",
+        "caption an image, a folder or the frames of a video, or answer",
+    ),
+    "test_git_inference_single_tsv": _job(
+        "infer:single_tsv", "infer:SingleTsvParams", "caption an image TSV, or answer the questions about it"
+    ),
+    "test_git_inference_coco": _job("infer:coco", "infer:CocoParams", "caption a split of COCO"),
+    "evaluate_on_coco_caption": _job(
+        "score:coco_caption", "score:CocoCaptionParams", "score captions with the metrics of COCO"
+    ),
+    "evaluate_on_shapes": _job(
+        "shapes:evaluate", "shapes:ShapesScoreParams", "caption, answer and score the embedded example, with baselines"
+    ),
+    "convert_tsv_to_vqa_json": _job(
+        "convert:tsv_to_vqa_json", "convert:VqaJsonParams", "answers in a TSV → the JSON that EvalAI takes"
+    ),
+    "convert_tsv_to_coco_format": _job(
+        "convert:tsv_to_coco_format", "convert:CocoFormatParams", "captions in a TSV → COCO result JSON"
+    ),
+    "convert_caption_tsv_to_coco_json": _job(
+        "convert:caption_tsv_to_coco_json", "convert:CaptionJsonParams", "references in a TSV → COCO annotation JSON"
+    ),
+    "prefetch": _job("prefetch:prefetch", "prefetch:PrefetchParams", "fetch weights into the cache, for runs offline"),
+    "make_shapes": _job("shapes:make", "shapes:ShapesDataParams", "make the embedded example's TSVs anew"),
+    "help": _job("help:show", "help:HelpParams", "explain a job: its keys, their meaning, an example that runs"),
+}
+
+
+def find(name: object) -> Job:
+    """The job called `name`.
+
+    Raises:
+        UsageError: there is none; the message has the most alike name and all of them.
+    """
+    if isinstance(name, str) and name in JOBS:
+        return JOBS[name]
+    shown = repr(name) if len(repr(name)) <= 80 else repr(name)[:77] + "..."
+    raise UsageError(f"unknown job type {shown}{nearest(str(name)[:80], JOBS) or '.'} Known: {', '.join(JOBS)}")
+
+
+def _named(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,150 @@
+"""The captioning network: image encoder, mapper and language model joined by a prefix.
+
+    pixels -> features -> prefix -> [prefix, prompt | target] -> language model -> log-probabilities of the target
+
+Shape letters: B batch, R resolution, N image tokens, P prefix length, L context length (prefix and prompt),
+D_l language width, T target length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from git_caption.errors import UsageError
+from git_caption.model.language import check_context, position_ids
+from git_caption.model.mapping import Mapper
+from git_caption.model.vision import Features, ImageEncoder
+
+IGNORED = -100  # a target that is padding: no loss, log-probability 0
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """The texts of B rows: `prompt_ids` are given, `target_ids` are what the network is asked the probability of."""
+
+    prompt_ids: list[list[int]]
+    target_ids: list[list[int]]
+
+
+class LanguageInputs(TypedDict):
+    """What a decode loop starts from: float[B, L, D_l] and long[B, L], left-padded."""
+
+    inputs_embeds: Tensor
+    attention_mask: Tensor
+
+
+class GitNetwork(nn.Module):
+    """An image encoder, a mapper and a causal language model (prefix fusion)."""
+
+    def __init__(self, image_encoder: ImageEncoder, mapper: Mapper, language_model: PreTrainedModel) -> None:
+        """Join the three parts, which keep their devices and dtypes."""
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.mapper = mapper
+        self.language_model = language_model
+        # peft's wrapper takes anything and passes it on, so the model inside is asked
+        inner: Any = language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
+        self.takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
+
+    def forward(self, pixels: Tensor, batch: TextBatch) -> Tensor:
+        """Log-probabilities float[B, T] of the target tokens, given pixels float[B, 3, R, R] and prompts."""
+        features = self.encode(pixels)
+        return self.token_logprobs(features, batch)
+
+    def encode(self, pixels: Tensor) -> Features:
+        """The features of the images; once per image, however many prompts it has."""
+        features: Features = self.image_encoder(pixels)
+        return features
+
+    def prefix(self, features: Features) -> tuple[Tensor, Tensor]:
+        """The mapped features, values float[B, P, D_l] in the language model's dtype and mask bool[B, P]."""
+        mapper_dtype = next(self.mapper.parameters()).dtype
+        values = self.mapper(features.values.to(mapper_dtype), features.mask)
+        mask = features.mask if self.mapper.keeps_rows else features.mask.new_ones(values.shape[:2])
+        return values.to(self._embed_tokens.weight.dtype), mask
+
+    def language_inputs(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> LanguageInputs:
+        """The embedded context of each row, left-padded: `[padding, prefix, prompt]`.
+
+        Example, P = 2 and prompts of 1 and 0 tokens: the mask is `[[1, 1, 1], [0, 1, 1]]`.
+
+        Raises:
+            UsageError: as many prompts as features are needed, and a row has neither prefix nor prompt.
+        """
+        prefix, prefix_mask = self.prefix(features)
+        if len(prompt_ids) != len(prefix):
+            raise UsageError(f"{len(prompt_ids)} prompts for the features of {len(prefix)} images")
+        tokens, token_mask = _padded(prompt_ids, prefix.device, padding=0)
+        values = torch.cat([prefix, self._embed_tokens(tokens).to(prefix.dtype)], dim=1)
+        mask = torch.cat([prefix_mask, token_mask], dim=1)
+        lengths = mask.sum(1)
+        if not bool((lengths > 0).all()):
+            raise UsageError("nothing to continue: a row has neither features nor a prompt")
+        if not bool(mask.all()):
+            # a stable sort by validity moves each row's padding to the left and keeps the rest in order
+            order = mask.long().argsort(dim=1, stable=True)[:, -int(lengths.max()) :]
+            values = values.gather(1, order[..., None].expand(-1, -1, values.shape[2]))
+            mask = mask.gather(1, order)
+            values = values * mask[..., None]
+        return {"inputs_embeds": values, "attention_mask": mask.long()}
+
+    def token_logprobs(self, features: Features, batch: TextBatch) -> Tensor:
+        """Log-probabilities float32[B, T] of the target tokens, 0 after a row's last one.
+
+        The contexts are left-padded and the targets right-padded, so that all targets begin at the same position and
+        logits are computed for the T positions before them and for no other.
+
+        Raises:
+            UsageError: as for `language_inputs`, and more tokens than the language model has positions.
+        """
+        if len(batch.target_ids) != len(batch.prompt_ids):
+            raise UsageError(f"{len(batch.target_ids)} targets for {len(batch.prompt_ids)} prompts")
+        context = self.language_inputs(features, batch.prompt_ids)
+        start = context["inputs_embeds"].shape[1]
+        targets, _ = _padded(batch.target_ids, context["inputs_embeds"].device, padding=IGNORED)
+        length = targets.shape[1]
+        if length == 0:
+            return context["inputs_embeds"].new_zeros(targets.shape, dtype=torch.float32)
+        check_context(self.language_model, start, length)
+        embedded = self._embed_tokens(targets.clamp(min=0)).to(context["inputs_embeds"].dtype)
+        mask = torch.cat([context["attention_mask"], torch.ones_like(targets)], dim=1)
+        options = {}
+        if not bool(mask.all()):  # without padding on the left, plain causal attention is exact and faster
+            options["attention_mask"] = mask
+            if self.takes_positions:
+                options["position_ids"] = position_ids(mask)
+        logits = self.language_model(
+            inputs_embeds=torch.cat([context["inputs_embeds"], embedded], dim=1),
+            logits_to_keep=torch.arange(start - 1, start - 1 + length, device=targets.device),
+            use_cache=False,
+            **options,
+        ).logits  # [B, T, V]
+        losses = functional.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return -losses.view(targets.shape)
+
+    @property
+    def _embed_tokens(self) -> nn.Embedding:
+        embedding = self.language_model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device, padding: int) -> tuple[Tensor, Tensor]:
+    """Right-pad rows of ids: long[B, T] and a mask bool[B, T]."""
+    longest = max((len(row) for row in rows), default=0)
+    ids = torch.full((len(rows), longest), padding, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[number, : len(row)] = True
+    return ids.to(device), mask.to(device)

@@ -1,0 +1,1 @@
+"""Frozen parameter dataclasses and their strict parsing. Imports no torch."""

@@ -1,0 +1,101 @@
+"""Parameters of the inference jobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from git_caption.params.decoding import DecodingParams
+from git_caption.params.running import RunningParams
+from git_caption.params.schema import group, key
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelParams:
+    """Which captioner, and for an old tool's file what that file does not say."""
+
+    model_path: str = key(
+        help="checkpoint directory, repository on the hub, or an old tool's file",
+        kind="model",
+        example="data/shapes/model",
+    )
+    image_encoder_type: str | None = key(None, help="image encoder of an old file: ViT-B/32, RN50, ... or a local file")
+    language_model: str | None = key(None, help="language model of an old file: a repository on the hub or a folder")
+    mapping_type: Literal["None", "linear", "linearLn", "mlp", "transformer"] | None = key(
+        None, help="mapper of an old file; the text 'None' is linear, as it was there"
+    )
+    output_grid: bool | None = key(None, help="an old file's encoder gives a grid (True) or one pooled row (False)")
+    input_resolution: int | None = key(None, minimum=1, help="side of the image that an old file's encoder sees")
+
+    @property
+    def mapper(self) -> str | None:
+        """`mapping_type` under the mapper's own name."""
+        return "linear" if self.mapping_type == "None" else self.mapping_type
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleImageParams:
+    """Keys of `test_git_inference_single_image`."""
+
+    image_path: str | tuple[str, ...] = key(
+        help="one image; a folder or glob for a line of output each; a list for the frames of one video",
+        kind="input_path",
+        example="inference/scene.jpg",
+    )
+    prompt: str = key("", help="a question, or nothing for a caption", aliases=("prefix",))
+    model: ModelParams = group(ModelParams, "model")
+    decoding: DecodingParams = group(DecodingParams, "decoding")
+    running: RunningParams = group(RunningParams, "running")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleTsvParams:
+    """Keys of `test_git_inference_single_tsv`."""
+
+    image_tsv: str = key(
+        help="image TSV: key, base64 of an image file", kind="input_file", example="data/shapes/test.img.tsv"
+    )
+    question_tsv: str | None = key(
+        None,
+        help="question TSV: key, JSON list of questions; None for captions",
+        kind="input_file",
+        example="data/shapes/test.question.tsv",
+    )
+    out_tsv: str = key(help="TSV to write", kind="output_file", example="inference/example/answers.tsv")
+    model: ModelParams = group(ModelParams, "model")
+    decoding: DecodingParams = group(DecodingParams, "decoding")
+    running: RunningParams = group(RunningParams, "running")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoParams:
+    """Keys of `test_git_inference_coco`."""
+
+    data_dir: str = key(
+        help="folder of COCO: annotations/captions_TYPE.json, and the images in TYPE/ or images/TYPE/",
+        kind="input_dir",
+        example="data/coco",
+    )
+    data_type: str = key(help="split, as val2017", example="val2017")
+    out_file: str = key(
+        help="JSON to write: a list of image_id and caption",
+        kind="output_file",
+        aliases=("json_path",),
+        example="inference/example/coco.json",
+    )
+    p_test: float = key(1.0, above=0, maximum=1, help="part of the split's images to caption, from its beginning")
+    model: ModelParams = group(ModelParams, "model")
+    decoding: DecodingParams = group(DecodingParams, "decoding")
+    running: RunningParams = group(RunningParams, "running")
+
+    @property
+    def annotations(self) -> str:
+        """The split's annotation file."""
+        return os.path.join(self.data_dir, "annotations", f"captions_{self.data_type}.json")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """A split whose annotations are not there, as (keys concerned, message)."""
+        if self.data_dir and self.data_type and not os.path.isfile(self.annotations):
+            yield ("data_dir", "data_type"), f"'data_type': no such annotation file: {self.annotations!r}"

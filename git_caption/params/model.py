@@ -1,0 +1,115 @@
+"""What a captioner is made of: the config.json of a checkpoint directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from git_caption.params.decoding import DecodingParams
+from git_caption.params.schema import key
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CUSTOM = "custom"
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """From an RGB image to pixels: resize of the shorter side, centre crop, normalisation."""
+
+    resolution: int = key(224, minimum=1, help="side of the square that the image encoder sees, in pixels")
+    mean: tuple[float, ...] = key(CLIP_MEAN, help="subtracted from each channel of [0, 1]")
+    std: tuple[float, ...] = key(CLIP_STD, help="each channel is divided by it")
+    interpolation: Literal["bicubic", "bilinear"] = key("bicubic", help="filter of the resize")
+    exif: bool = key(True, help="turn the image as its EXIF orientation says")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Three channels each, and no division by zero, as (keys concerned, message)."""
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3:
+                yield (name,), f"{name!r}: expected 3 numbers, one for each of R, G and B, found {len(values)}"
+        if any(value <= 0 for value in self.std):
+            yield ("std",), f"'std': expected numbers above 0, found {list(self.std)}"
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where the weights of a frozen part are, and which exactly."""
+
+    id: str = key(help="repository on the Hugging Face hub, or a path")
+    revision: str | None = key(None, help="commit of the repository")
+    sha256: str | None = key(None, help="of the weights file; checked when loaded")
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig:
+    """A visual tower and which of its outputs is used."""
+
+    name: str = key(help="ViT-B/32, RN50, ..., an open_clip name, or custom")
+    architecture: dict[str, Any] | None = key(
+        None, help="for custom: open_clip's vision_cfg with embed_dim and quick_gelu beside it"
+    )
+    weights: WeightsSource | None = key(None, help="None: they are in model.safetensors")
+    output: Literal["grid", "pooled"] = key("grid", help="one row per patch or cell, or the image embedding")
+    keep_class_token: bool = key(True, help="grid of a ViT: the class token stays, at index 0")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """An architecture where the name says nothing, as (keys concerned, message)."""
+        if self.name == CUSTOM and self.architecture is None:
+            yield ("name", "architecture"), "'architecture': needed where 'name' is 'custom', found none"
+
+
+@dataclass(frozen=True)
+class MapperConfig:
+    """The network from features to the language model's width. Widths come from the loaded models."""
+
+    type: Literal["linear", "linearLn", "mlp", "transformer"] = key(help="kind of network")
+    prefix_length: int = key(5, minimum=1, help="rows of the prefix (mlp, transformer)")
+    clip_length: int = key(10, minimum=1, help="rows that the features become before the layers (transformer)")
+    layers: int = key(8, minimum=1, help="layers (transformer)")
+    heads: int = key(8, minimum=1, help="attention heads (transformer)")
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """A causal language model."""
+
+    name: str = key(help="repository on the Hugging Face hub, folder, or any name where architecture says it all")
+    architecture: dict[str, Any] | None = key(
+        None, help="transformers config with its model_type, where the weights are in model.safetensors"
+    )
+    weights: WeightsSource | None = key(None, help="None: they are in model.safetensors")
+    quantization: Literal["none", "8bit", "4bit"] = key("none", help="precision its linear layers are held in")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """An architecture that transformers can build, as (keys concerned, message)."""
+        if self.architecture is not None and "model_type" not in self.architecture:
+            yield ("architecture",), "'architecture': expected a transformers config with 'model_type', found none"
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Templates of the text put before generation."""
+
+    caption: str = key("", help="prompt for captions, where the user gives none")
+    question: str = key("{question}", help="prompt for answers; {question} stands for the question")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """A question template that would drop the question, as (keys concerned, message)."""
+        if "{question}" not in self.question:
+            yield ("question",), f"'question': expected a template with {{question}} in it, found {self.question!r}"
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """Everything needed to rebuild a captioner, beside its weights and tokenizer."""
+
+    image_encoder: ImageEncoderConfig = key(help="the visual tower")
+    mapper: MapperConfig = key(help="the network between the two")
+    language_model: LanguageModelConfig = key(help="the causal language model")
+    transform: TransformConfig = key(TransformConfig(), help="from image to pixels")
+    prompt: PromptConfig = key(PromptConfig(), help="prompt templates")
+    fusion: Literal["prefix"] = key("prefix", help="how the image reaches the language model")
+    decoding: DecodingParams = key(DecodingParams(), help="decoding defaults of this captioner")
+    versions: dict[str, str] = key(factory=dict, help="library versions that wrote the checkpoint")

@@ -1,0 +1,101 @@
+"""Paths among the parameters: what must be there before a job starts, and where its output can go."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import re
+from collections.abc import Collection
+from typing import Any, Literal
+
+Kind = Literal["input_file", "input_dir", "input_path", "model", "output_file", "output_dir"]
+"""input_path: a file, a folder, a glob pattern with a match, or a list of files. model: a folder, a file, or the id of
+a repository."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar")
+
+
+def expand(value: Any) -> Any:
+    """`~` replaced by the home folder, in a path or each path of a tuple."""
+    if isinstance(value, tuple):
+        return tuple(os.path.expanduser(item) for item in value)
+    return os.path.expanduser(value)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` may be a repository on the hub: shaped as an id, no weights file, not in a folder that is here."""
+    if not HUB_ID.fullmatch(name) or name.endswith(WEIGHT_SUFFIXES):
+        return False
+    return "/" not in name or not os.path.isdir(os.path.dirname(name))
+
+
+def fault(value: Any, kind: Kind, promised: Collection[str] = ()) -> str | None:
+    """Why the path (or one of a tuple of paths) cannot serve as `kind`; None where it can.
+
+    Args:
+        value: path or tuple of paths.
+        kind: what it must be.
+        promised: files and folders that will have been written by then; what is inside a promised folder counts too.
+    """
+    if isinstance(value, tuple):
+        if not value:
+            return "expected at least one path, found none"
+        each: Kind = "input_file" if kind == "input_path" else kind
+        return next((found for item in value if (found := fault(item, each, promised))), None)
+    if not value:
+        return "expected a path, found an empty text"
+    if "\0" in value:
+        return f"expected a path, found a null character in {value!r}"
+    if kind in ("output_file", "output_dir"):
+        return _output_fault(value, kind)
+    if _is_promised(value, promised):
+        return None
+    return _input_fault(value, kind)
+
+
+def _input_fault(path: str, kind: Kind) -> str | None:
+    if kind == "model" and is_hub_id(path):
+        return None
+    if kind == "input_path" and glob.has_magic(path) and not os.path.lexists(path):
+        return None if glob.glob(path, recursive=True) else f"no file matches {path!r}"
+    if not os.path.exists(path):
+        noun = {"input_file": "file", "input_dir": "folder", "input_path": "file or folder", "model": "checkpoint"}
+        return f"no such {noun[kind]}: {path!r}{_neighbour(path)}"
+    if kind == "input_file" and os.path.isdir(path):
+        return f"expected a file, found a folder: {path!r}"
+    if kind == "input_dir" and not os.path.isdir(path):
+        return f"expected a folder, found a file: {path!r}"
+    return None if os.access(path, os.R_OK) else f"no permission to read {path!r}"
+
+
+def _output_fault(path: str, kind: Kind) -> str | None:
+    if kind == "output_file" and (os.path.isdir(path) or path.endswith(("/", os.sep))):
+        return f"expected a file to write, found a folder: {path!r}"
+    if kind == "output_dir" and os.path.exists(path) and not os.path.isdir(path):
+        return f"expected a folder to write into, found a file: {path!r}"
+    folder = os.path.abspath(path)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if folder == os.path.abspath(path):
+        return None if os.access(folder, os.W_OK) else f"no permission to write {path!r}"
+    if not os.path.isdir(folder):
+        return f"cannot write {path!r}: {folder!r} is a file, not a folder"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"no permission to write {path!r} into {folder!r}"
+
+
+def _is_promised(path: str, promised: Collection[str]) -> bool:
+    full = os.path.abspath(path)
+    return any(full == given or full.startswith(given + os.sep) for given in map(os.path.abspath, promised))
+
+
+def _neighbour(path: str) -> str:
+    """A hint at the most alike name in the same folder."""
+    folder, name = os.path.split(path)
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    return f"; did you mean {os.path.join(folder, close[0])!r}?" if close else ""

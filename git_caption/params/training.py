@@ -1,0 +1,84 @@
+"""Parameters of `train.py`: what is trained, from what, on which data, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from git_caption.params.decoding import DecodingParams
+from git_caption.params.model import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ImageEncoderConfig,
+    LanguageModelConfig,
+    MapperConfig,
+    PromptConfig,
+)
+from git_caption.params.schema import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTextConfig:
+    """The text tower that an image encoder is trained against (objective `contrastive`); thrown away after that."""
+
+    width: int = key(128, minimum=1, help="width of its layers")
+    layers: int = key(2, minimum=1, help="number of layers")
+    heads: int = key(4, minimum=1, help="attention heads")
+    context: int = key(64, minimum=1, help="longest text, in tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingParams:
+    """One run of `train.py`."""
+
+    output_dir: str = key(help="checkpoint directory to write", kind="output_dir")
+    image_tsv: str = key(help="pictures: key, base64 of an image file", kind="input_file")
+    caption_tsv: str = key(help="captions: key, JSON list of {'caption': ...}", kind="input_file")
+    question_tsv: str | None = key(
+        None,
+        help="questions: key, JSON list of {'question': ..., 'answers': [{'answer': ...}]}; trained with the captions",
+        kind="input_file",
+    )
+    objective: Literal["caption", "contrastive"] = key(
+        "caption",
+        help="caption: captions and answers by the language model; contrastive: an image encoder from nothing, as CLIP",
+    )
+    image_encoder: ImageEncoderConfig = key(help="the visual tower; weights: where it starts from")
+    language_model: LanguageModelConfig = key(help="the language model; with an architecture it starts from nothing")
+    mapper: MapperConfig = key(MapperConfig("linear"), help="the network between the two")
+    prompt: PromptConfig = key(PromptConfig(), help="prompt templates, kept in the checkpoint")
+    decoding: DecodingParams = key(DecodingParams(), help="decoding defaults, kept in the checkpoint")
+    clip_text: ClipTextConfig = key(ClipTextConfig(), help="the text tower of the contrastive objective")
+    vocab_size: int = key(512, minimum=257, help="of the BPE trained on the texts, where the language model is new")
+    input_resolution: int = key(224, minimum=1, help="side of the pictures that the image encoder sees, in pixels")
+    mean: tuple[float, ...] = key(CLIP_MEAN, help="subtracted from each channel of [0, 1]")
+    std: tuple[float, ...] = key(CLIP_STD, help="each channel is divided by it")
+    train_image_encoder: bool = key(False, help="train the image encoder too")
+    train_language_model: bool = key(False, help="train the language model too")
+    epochs: float = key(1.0, above=0, help="passes over the pictures; may be a fraction")
+    bs: int = key(32, minimum=1, help="pictures in a step", aliases=("batch_size",))
+    lr: float = key(2e-5, above=0, help="highest learning rate of AdamW")
+    warmup_steps: int = key(100, minimum=0, help="steps in which the learning rate rises from zero")
+    schedule: Literal["linear", "cosine", "constant"] = key("linear", help="how the learning rate falls after that")
+    weight_decay: float = key(0.01, minimum=0, help="AdamW's, on matrices only")
+    max_grad_norm: float = key(1.0, above=0, help="gradients are scaled down to this norm")
+    captions_per_image: int = key(1, minimum=1, help="captions drawn for a picture in a step")
+    questions_per_image: int = key(1, minimum=0, help="questions drawn for a picture in a step")
+    seed: int = key(0, minimum=0, help="of the weights, the order and the captions drawn")
+    num_workers: int = key(1, minimum=0, help="processes that read and decode")
+    device: str = key("auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
+    log_every: int = key(50, minimum=1, help="steps between two lines of journal.csv")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Parts that cannot train together, as (keys concerned, message)."""
+        if self.objective == "contrastive" and self.image_encoder.output != "pooled":
+            message = "'objective': contrastive compares pooled features: set 'image_encoder.output' to pooled"
+            yield ("objective", "image_encoder"), message
+        if self.language_model.quantization != "none" and self.train_language_model:
+            message = "'train_language_model': a language model in 8 or 4 bits cannot be trained, only kept frozen"
+            yield ("train_language_model", "language_model"), message
+
+    def starts_from_nothing(self) -> bool:
+        """Whether the language model and its tokenizer are new."""
+        return self.language_model.architecture is not None

@@ -1,0 +1,97 @@
+"""Samples of a chunk → their output lines: features once per image, prompts of like length together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from git_caption.captioner.captioner import Captioner, Generated, Identity
+from git_caption.errors import DataError
+from git_caption.model.vision import Features
+from git_caption.params.decoding import Decoding
+from git_caption.pipeline.batches import plan
+from git_caption.samples.sample import Failure, ImageSample
+from git_caption.tsv.rows import Answer, CaptionRow, dumps
+
+Lines = list[list[str]]
+Row = tuple[int, str, Identity]  # number of the image, prompt, what sampling is seeded by
+
+
+class Captioning:
+    """Captions the samples of a chunk, or answers their questions.
+
+    What a row gets depends on the chunk and the batch size alone.
+    """
+
+    def __init__(self, captioner: Captioner, decoding: Decoding, batch_size: int, *, answers: bool) -> None:
+        self.captioner = captioner
+        self.decoding = decoding
+        self.batch_size = batch_size
+        self.answers = answers
+
+    def __call__(self, samples: list[ImageSample]) -> list[Lines | Failure]:
+        """The lines of each sample, in order; a Failure where a prompt does not fit the language model."""
+        features = self._features(samples)
+        rows = [(image, prompt, identity) for image, s in enumerate(samples) for prompt, identity in self._asked(s)]
+        lengths = [len(self.captioner.prompt_ids(prompt)) for _, prompt, _ in rows]
+        texts: list[list[Generated] | DataError] = [[]] * len(rows)
+        for batch in plan(lengths, self.batch_size):
+            for index, found in zip(batch, self._generated(features, [rows[index] for index in batch]), strict=True):
+                texts[index] = found
+        following = iter(texts)
+        return [self._lines(sample, following) for sample in samples]
+
+    def _generated(self, features: Features, rows: Sequence[Row]) -> list[list[Generated] | DataError]:
+        """The texts of some rows; where one of them cannot be computed the rest is, one by one."""
+        images, prompts, identities = zip(*rows, strict=True)
+        chosen = features.select(torch.tensor(images, device=features.values.device))
+        try:
+            return list(self.captioner.generate(chosen, prompts, self.decoding, identities))
+        except DataError as error:
+            if len(rows) == 1:
+                return [error]
+            return [found for row in rows for found in self._generated(features, [row])]
+
+    def _lines(self, sample: ImageSample, texts: Iterator[list[Generated] | DataError]) -> Lines | Failure:
+        """The output lines of a sample, from the next of `texts`; what failed is left empty."""
+        if not self.answers:
+            found = next(texts)
+            if isinstance(found, DataError):
+                return Failure(sample.key, str(found), [CaptionRow(sample.key, ("",)).columns()])
+            return [[sample.key, dumps(caption_entries(found))]]
+        lines, errors = [], []
+        for asked, found in zip(sample.questions, texts, strict=False):
+            if isinstance(found, DataError):
+                errors.append(str(found))
+                lines.append(Answer(asked.question_id, "").columns())
+            else:
+                lines.append([dumps({"question_id": asked.question_id, "answer": found[0].text, **_scores(found[0])})])
+        return Failure(sample.key, "; ".join(errors), lines) if errors else lines
+
+    def _features(self, samples: Sequence[ImageSample]) -> Features:
+        batches = [samples[start : start + self.batch_size] for start in range(0, len(samples), self.batch_size)]
+        encoded = [self.captioner.encode(np.stack([sample.pixels for sample in batch])) for batch in batches]
+        return Features(torch.cat([part.values for part in encoded]), torch.cat([part.mask for part in encoded]))
+
+    def _asked(self, sample: ImageSample) -> list[tuple[str, Identity]]:
+        """The prompts about a sample, each with what its sampling is seeded by."""
+        if not self.answers:
+            return [(self.captioner.caption_prompt(), Identity(sample.key))]
+        return [
+            (self.captioner.question_prompt(asked.question), Identity(sample.key, asked.question_id))
+            for asked in sample.questions
+        ]
+
+
+def caption_entries(texts: Sequence[Generated]) -> list[dict[str, Any]]:
+    """Captions as the output TSV holds them, the best first, with their scores where they have any."""
+    return [{"caption": text.text, **_scores(text)} for text in texts]
+
+
+def _scores(text: Generated) -> dict[str, float]:
+    if text.logprob is None or text.mean_logprob is None:
+        return {}
+    return {"logprob": round(text.logprob, 4), "mean_logprob": round(text.mean_logprob, 4)}

@@ -1,0 +1,213 @@
+"""Chunks of an output: committed one by one beside it, resumed, and joined when all are there.
+
+`OUT.parts/` holds `manifest.json` (what the parts were made from), `000007.tsv` (the lines of chunk 7) and
+`000007.errors.tsv` (its rows that failed, if any). A part has its name only once it is complete and on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from git_caption.errors import JobFailed, UsageError
+from git_caption.pipeline.lock import locked
+from git_caption.tsv.rows import dumps
+from git_caption.tsv.writer import TsvWriter, encode, sync_folder, write_atomically
+
+CHUNK_ROWS = 256
+
+PART = re.compile(r"(\d{6,})\.tsv")
+OURS = re.compile(r"(\d{6,}(\.errors)?\.tsv|manifest\.json)(\.\d+-[0-9a-f]+\.tmp)?")
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A row that was not processed. `row` is 0-based; in files and messages it is 1-based."""
+
+    row: int
+    key: str
+    cause: str
+
+    def columns(self) -> list[str]:
+        """Row, key and cause as `OUT.errors.tsv` holds them."""
+        return [str(self.row + 1), self.key, " ".join(self.cause.split())]
+
+
+class Parts:
+    """The parts of one output, held by `opened`.
+
+    committed: numbers of the chunks that are done. failures: the rows that failed in them.
+    """
+
+    def __init__(self, out: Path, rows: int) -> None:
+        self.out = out
+        self.folder = Path(f"{out}.parts")
+        self.errors_path = Path(f"{out}.errors.tsv")
+        self.rows = rows
+        self.committed: set[int] = set()
+        self.failures: list[FailedRow] = []
+
+    def __len__(self) -> int:
+        """Number of chunks."""
+        return -(-self.rows // CHUNK_ROWS)
+
+    def rows_of(self, number: int) -> range:
+        """Rows of a chunk."""
+        return range(number * CHUNK_ROWS, min((number + 1) * CHUNK_ROWS, self.rows))
+
+    def prepare(self, settings: Mapping[str, Any], resume: bool) -> None:
+        """Finds what an earlier run of the same command committed, or starts anew.
+
+        Raises UsageError if the parts were made with other settings and `resume` is set.
+        """
+        manifest = self.folder / "manifest.json"
+        settings = json.loads(dumps(settings))  # as it comes back from the file: tuples are lists
+        digest = hashlib.sha256(dumps(settings).encode()).hexdigest()
+        if resume and manifest.exists():
+            earlier = self._read_manifest(manifest)
+            if earlier["digest"] != digest:
+                raise UsageError(
+                    f"{self.folder} holds the parts of an unfinished run with other settings "
+                    f"({_differences(earlier['settings'], settings)}); run it again as it was to finish it, or give "
+                    "'resume': False to drop them and start anew"
+                )
+            self.committed = self._on_disk()
+            for number in sorted(self.committed):
+                self.failures += self._failures_of(number)
+        else:
+            self._clear()
+            write_atomically(manifest, (dumps({"digest": digest, "settings": settings}) + "\n").encode())
+
+    def _on_disk(self) -> set[int]:
+        return {int(found[1]) for path in self.folder.iterdir() if (found := PART.fullmatch(path.name))}
+
+    def _read_manifest(self, manifest: Path) -> dict[str, Any]:
+        try:
+            earlier = json.loads(manifest.read_bytes())
+            return {"digest": str(earlier["digest"]), "settings": dict(earlier["settings"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{manifest} is not a manifest of parts; give 'resume': False to drop the parts and start anew"
+            ) from error
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.tsv"
+
+    def _errors_part(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.errors.tsv"
+
+    def _failures_of(self, number: int) -> list[FailedRow]:
+        path = self._errors_part(number)
+        if not path.exists():
+            return []
+        lines = path.read_bytes().decode("utf-8").split("\n")[:-1]
+        return [FailedRow(int(row) - 1, key, cause) for row, key, cause in (line.split("\t") for line in lines)]
+
+    def commit(self, number: int, lines: Sequence[Sequence[str]], failures: Sequence[FailedRow]) -> None:
+        """Puts a chunk's lines on the disk, for good. Raises JobFailed where the disk refuses."""
+        where = f"{self.out}, chunk {number}"
+        encoded = b"".join(encode(columns, where) for columns in lines)
+        errors = b"".join(encode(failure.columns(), where) for failure in failures)
+        with self.writing():
+            if errors:
+                write_atomically(self._errors_part(number), errors)
+            else:  # one left by a run that ended between the two files
+                self._errors_part(number).unlink(missing_ok=True)
+            write_atomically(self._part(number), encoded)
+        self.committed.add(number)
+        self.failures += failures
+
+    def join(self) -> int:
+        """Writes the output, its indexes and `OUT.errors.tsv` from all parts in order; gives the number of lines.
+
+        Older ones stay in place until the new ones are complete. Raises JobFailed where the disk refuses.
+        """
+        lines = 0
+        failures = sorted(self.failures, key=lambda failure: failure.row)
+        with self.writing(), TsvWriter(self.out) as writer:
+            for number in range(len(self)):
+                part = self._part(number).read_bytes()
+                writer.write_encoded(part)
+                lines += part.count(b"\n")
+            if failures:
+                errors = (encode(failure.columns(), str(self.errors_path)) for failure in failures)
+                write_atomically(self.errors_path, b"".join(errors))
+            else:
+                self.errors_path.unlink(missing_ok=True)
+        return lines
+
+    def remove(self) -> None:
+        """Removes the parts of an output that is complete."""
+        with self.writing():
+            self._clear()
+
+    def _clear(self) -> None:
+        """Removes our files, the manifest first: parts without one count for nothing."""
+        manifest = self.folder / "manifest.json"
+        if manifest.exists():
+            manifest.unlink()
+            sync_folder(self.folder)
+        for path in self.folder.iterdir():
+            if OURS.fullmatch(path.name):
+                path.unlink()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns a refusal of the disk into JobFailed."""
+        try:
+            yield
+        except OSError as error:
+            raise JobFailed(
+                f"cannot write {error.filename or self.out}: {error.strerror or error}; {self.kept()}: run the same "
+                "command again once that is put right"
+            ) from error
+
+    def kept(self) -> str:
+        """What there is to go on from, in words."""
+        if not self.folder.exists():
+            return f"{self.folder} is gone"
+        # Counted on the disk: a signal may have come between a part and its entry in `committed`.
+        return f"{len(self._on_disk())} of {len(self)} chunks are kept in {self.folder}"
+
+
+@contextmanager
+def opened(out: str | Path, rows: int, settings: Mapping[str, Any], *, resume: bool) -> Iterator[Parts]:
+    """The parts of `out`, locked against a second run.
+
+    settings: all that can change a byte of the output, as JSON can hold it.
+    Raises JobFailed if another run holds them or the disk refuses, UsageError if they were made with other settings or
+    `out` is a folder.
+    """
+    parts = Parts(Path(out), rows)
+    if parts.out.is_dir():
+        raise UsageError(f"{out} is a folder, expected the name of the file to write")
+    with parts.writing():
+        parts.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with parts.writing():
+            stack.enter_context(locked(parts.folder / "lock", parts.out))
+            parts.prepare(settings, resume)
+        yield parts
+    with suppress(OSError):  # not empty: the parts of a run that goes on later, or files that are not ours
+        parts.folder.rmdir()
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    before, after = dict(_flat(earlier)), dict(_flat(now))
+    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    shown = [f"{name}: {before.get(name)} then, {after.get(name)} now" for name in names[:4]]
+    return "; ".join(shown + ([f"and {len(names) - 4} more"] if len(names) > 4 else []))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, entry in value.items():
+        if isinstance(entry, Mapping):
+            yield from _flat(entry, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", entry

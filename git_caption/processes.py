@@ -1,0 +1,44 @@
+"""Which process of how many this one is: the only reader of what launchers put into the environment."""
+
+from __future__ import annotations
+
+import os
+
+from git_caption.errors import UsageError
+
+# Rank and size as torchrun, srun, Open MPI and MPICH give them; the first pair that is there counts. Not SLURM_NTASKS,
+# which an sbatch script also has where it runs as a single process.
+LAUNCHERS = (
+    ("RANK", "WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+)
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return _rank_and_size()[0]
+
+
+def world_size() -> int:
+    """Number of processes of the run; 1 where no launcher says otherwise."""
+    return _rank_and_size()[1]
+
+
+def _rank_and_size() -> tuple[int, int]:
+    for names in LAUNCHERS:
+        texts = [os.environ.get(name) for name in names]
+        if None in texts:
+            continue
+        try:
+            number, size = (int(str(text)) for text in texts)
+        except ValueError:
+            number, size = -1, 0
+        if not 0 <= number < size:
+            raise UsageError(
+                f"the environment has {names[0]}={texts[0]} and {names[1]}={texts[1]}; expected a rank from 0 to one "
+                "less than the size"
+            )
+        return number, size
+    return 0, 1

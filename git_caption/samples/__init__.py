@@ -1,0 +1,1 @@
+"""Data sets' rows as samples: one file per format."""

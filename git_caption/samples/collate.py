@@ -1,0 +1,73 @@
+"""Samples → a batch: captions and questions drawn, prompts rendered, texts as token ids."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from git_caption.params.model import PromptConfig
+from git_caption.samples.training_tsv import TrainingSample
+from git_caption.text.prompts import render
+from git_caption.text.tokenizer import encode_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B pictures and M texts about them.
+
+    pixels: uint8[B, 3, R, R]. images: long[M], the picture of each text. prompt_ids, target_ids: M lists; a target
+    ends with the end token.
+    """
+
+    pixels: Tensor
+    images: Tensor
+    prompt_ids: list[list[int]]
+    target_ids: list[list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Collate:
+    """Draws `captions` and `questions` of each picture, at random, and makes a batch of them."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompt: PromptConfig
+    captions: int
+    questions: int
+
+    def __call__(self, samples: Sequence[TrainingSample], rng: random.Random) -> Batch:
+        """The batch of these samples; the same `rng` draws the same texts."""
+        images: list[int] = []
+        prompts: list[list[int]] = []
+        targets: list[list[int]] = []
+        for number, sample in enumerate(samples):
+            texts = sample.texts
+            drawn = [(self.prompt.caption, caption) for caption in _draw(texts.captions, self.captions, rng)]
+            for asked in _draw(texts.questions, self.questions, rng):
+                drawn.append((render(self.prompt.question, asked.question), rng.choice(asked.answers)))
+            for prompt, target in drawn:
+                images.append(number)
+                prompts.append(encode_prompt(self.tokenizer, prompt))
+                targets.append(self._target(prompt, target))
+        pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
+        return Batch(pixels, torch.tensor(images), prompts, targets)
+
+    def _target(self, prompt: str, text: str) -> list[int]:
+        """The text's ids and the end token; after a prompt the text begins a new word."""
+        text = f" {text}" if prompt else text
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, self.tokenizer.eos_token_id]
+
+
+def _draw(items: Sequence[T], count: int, rng: random.Random) -> list[T]:
+    return rng.sample(items, min(count, len(items)))

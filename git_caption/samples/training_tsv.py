@@ -1,0 +1,88 @@
+"""Image TSV + caption TSV (+ question TSV with answers) → samples to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from git_caption.errors import DataError
+from git_caption.images.decode import decode
+from git_caption.images.transform import Transform
+from git_caption.tsv.file import TsvFile
+from git_caption.tsv.rows import Question, parse_caption_row, parse_image_row, parse_question_row
+
+
+@dataclass(frozen=True)
+class Texts:
+    """All that is said, asked and answered about one picture."""
+
+    key: str
+    captions: tuple[str, ...]
+    questions: tuple[Question, ...]  # each with at least one answer
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSample:
+    """A picture (uint8[3, R, R]) and its texts."""
+
+    pixels: npt.NDArray[np.uint8]
+    texts: Texts
+
+
+class TrainingTsv:
+    """Samples by row number, 0-based; the files are opened again in each process that reads.
+
+    Raises DataError if the files have different numbers of rows and, when a row is read, if it is broken, its keys
+    differ, or a question has no answer.
+    """
+
+    def __init__(
+        self, image_tsv: str | Path, caption_tsv: str | Path, question_tsv: str | Path | None, transform: Transform
+    ) -> None:
+        self.images = TsvFile(image_tsv)
+        self.captions = TsvFile(caption_tsv)
+        self.questions = TsvFile(question_tsv) if question_tsv is not None else None
+        self.transform = transform
+        for other in (self.captions, self.questions):
+            if other is not None and len(other) != len(self.images):
+                raise DataError(
+                    f"{self.images.path} has {len(self.images)} rows and {other.path} has {len(other)}; "
+                    "expected one row for each image, in the same order"
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> TrainingSample:
+        image = parse_image_row(self.images.columns(row), self.images.where(row))
+        texts = self.texts(row)
+        if image.key != texts.key:
+            raise DataError(f"{self.captions.where(row)}: the key is {texts.key!r}, and {image.key!r} in the image TSV")
+        try:
+            return TrainingSample(self.transform(decode(image.image)), texts)
+        except DataError as error:
+            raise DataError(f"{self.images.where(row)}: {error}") from error
+
+    def texts(self, row: int) -> Texts:
+        """What is said about the picture of a row, without reading the picture."""
+        captions = parse_caption_row(self.captions.columns(row), self.captions.where(row))
+        if not captions.captions:
+            raise DataError(f"{self.captions.where(row)}: no caption, expected at least one to train on")
+        if self.questions is None:
+            return Texts(captions.key, captions.captions, ())
+        where = self.questions.where(row)
+        asked = parse_question_row(self.questions.columns(row), where)
+        if asked.key != captions.key:
+            raise DataError(f"{where}: the key is {asked.key!r}, and {captions.key!r} in the caption TSV")
+        for question in asked.questions:
+            if not question.answers:
+                raise DataError(f'{where}: question {question.question_id} has no "answers", expected one at least')
+        return Texts(captions.key, captions.captions, asked.questions)
+
+    def all_texts(self) -> Iterator[Texts]:
+        """The texts of every row, in order."""
+        return (self.texts(row) for row in range(len(self)))

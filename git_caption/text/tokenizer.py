@@ -1,0 +1,115 @@
+"""Tokenizers: a language model's own from its folder, or a small one trained on given texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from git_caption.errors import UsageError, WeightsError
+
+END = "<|endoftext|>"
+# The first LLaMA repositories (decapoda-research/llama-7b-hf) name a class that is gone and give their special tokens
+# as empty texts: the ids came from the sentencepiece model, whose names these are.
+SENTENCEPIECE_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+SMALLEST_VOCABULARY = 257  # every byte, and END
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer in a model's folder; one without a padding token pads with its end token.
+
+    Raises:
+        WeightsError: the folder holds no tokenizer, or one without an end token.
+    """
+    written = _written_settings(folder)
+    options: dict[str, Any] = {key: name for key, name in SENTENCEPIECE_NAMES.items() if written.get(key) == ""}
+    kind: Any = AutoTokenizer
+    if written.get("tokenizer_class") == "LLaMATokenizer":
+        kind = LlamaTokenizer
+        options["add_bos_token"] = written.get("add_bos_token", True)
+    try:
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise WeightsError(
+            f"{folder}: no loadable tokenizer, expected tokenizer.json, vocab.json and merges.txt, or tokenizer.model "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise WeightsError(f"{folder}: the tokenizer has no end token (eos_token), so no text would ever end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerBase:
+    """Train a byte-level BPE (GPT-2's kind) on `texts`, save it in `folder` and load it from there.
+
+    The same texts give the same tokenizer. `<|endoftext|>`, id 0, begins, ends and pads.
+
+    Raises:
+        UsageError: a vocabulary too small for the 256 bytes and the end token.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise UsageError(
+            f"vocab_size {vocab_size} is too small: a byte-level vocabulary has {SMALLEST_VOCABULARY} at least"
+        )
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END],
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    model.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=model, bos_token=END, eos_token=END, pad_token=END
+    )
+    wrapped.save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int | None = None) -> list[int]:
+    """The token ids of a prompt, with the special tokens the tokenizer puts around it (OPT and LLaMA: one before).
+
+    A prompt of more than `max_tokens` keeps its special tokens in front and its last tokens: the end of a question
+    matters more than its beginning.
+    """
+    ids = [int(token) for token in tokenizer(text)["input_ids"]]
+    if max_tokens is None or len(ids) <= max_tokens:
+        return ids
+    special = set(tokenizer.all_special_ids)
+    in_front = 0
+    while in_front < max_tokens and ids[in_front] in special:
+        in_front += 1
+    return ids[:in_front] + ids[len(ids) - (max_tokens - in_front) :]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens left out and spaces as they are."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _written_settings(folder: Path) -> dict[str, Any]:
+    """The folder's tokenizer_config.json; empty where there is none.
+
+    Raises:
+        WeightsError: it is not a JSON object.
+    """
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: not JSON: {error}") from error
+    if not isinstance(written, dict):
+        raise WeightsError(f"{path}: holds a {type(written).__name__}, expected an object")
+    return written

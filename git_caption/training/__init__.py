@@ -1,0 +1,1 @@
+"""Training: one loop over combinations of parts."""

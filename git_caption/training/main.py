@@ -1,0 +1,117 @@
+"""The command line behind `train.py`: a config file, flags over it, one run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from git_caption.errors import GitCaptionError, UsageError
+from git_caption.params.literal import parse_file
+from git_caption.params.schema import describe, parse
+from git_caption.params.training import TrainingParams
+
+DESCRIPTION = """\
+Train a captioner: an image encoder, a mapper and a language model, each new or pretrained, frozen or trained.
+
+  python3 train.py --config configs/shapes.yaml
+  python3 train.py --config configs/shapes.yaml --lr 1e-3 --output_dir checkpoints/again
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        train(parse_command(arguments))
+    except GitCaptionError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: stopped before the end; nothing was saved but journal.csv", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_command(arguments: Sequence[str]) -> TrainingParams:
+    """The parameters of a command line; flags win over the config file.
+
+    Raises:
+        UsageError: unknown flags or keys, wrong types, absent files; all listed.
+    """
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file with these keys; flags win over it")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    for row in describe(TrainingParams):
+        default = "required" if row.required else f"default {row.default}"
+        parser.add_argument(
+            f"--{row.name}", metavar="VALUE", help=f"{row.help} [{row.type}; {default}]".replace("%", "%%")
+        )
+    given = vars(parser.parse_args(arguments))
+    config, _ = given.pop("config"), given.pop("debug")
+    values = _read(config) if config is not None else {}
+    values |= {name: value for name, value in given.items() if value is not None}
+    return parse(TrainingParams, values, config or "train.py")
+
+
+def train(params: TrainingParams) -> None:
+    """Run one training and write its output directory."""
+    import torch
+    from transformers.utils import logging
+
+    from git_caption.captioner import checkpoint
+    from git_caption.samples.collate import Collate
+    from git_caption.samples.steps import TrainingSteps
+    from git_caption.training import loop, parts
+    from git_caption.training.objectives import CaptionObjective, ContrastiveObjective
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    )
+    torch.manual_seed(params.seed)
+    out = Path(params.output_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    samples = parts.open_samples(params)
+    if params.objective == "contrastive":
+        tokenizer = parts.build_tokenizer(params, samples)
+        image_encoder, clip_text = parts.build_clip(params, tokenizer, device)
+        collate = Collate(tokenizer, params.prompt, captions=1, questions=0)
+        steps = TrainingSteps(samples, collate, params.bs, params.seed)
+        loop.run(ContrastiveObjective(image_encoder, clip_text), steps, params, device, _say)
+        _save_encoder(image_encoder, out)
+    else:
+        built = parts.build_parts(params, samples, device)
+        collate = Collate(built.tokenizer, params.prompt, params.captions_per_image, params.questions_per_image)
+        steps = TrainingSteps(samples, collate, params.bs, params.seed)
+        loop.run(CaptionObjective(built.network), steps, params, device, _say)
+        checkpoint.save(built.config, built.network, built.tokenizer, out)
+    print(f"wrote {out}")
+
+
+def _read(config: str) -> dict[str, Any]:
+    found = parse_file(config)
+    if len(found) != 1:
+        raise UsageError(f"{config}: expected the keys of one run, found a list of {len(found)}")
+    return found[0]
+
+
+def _save_encoder(image_encoder: Any, out: Path) -> None:
+    """Write `visual.*` tensors, in the form that `image_encoder.weights` of another run takes."""
+    from safetensors.torch import save
+
+    from git_caption.tsv.writer import write_atomically
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in image_encoder.state_dict().items()}
+    write_atomically(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+
+
+def _say(line: str) -> None:
+    """A line of progress, at once also where output goes to a file."""
+    print(line, flush=True)

@@ -1,0 +1,1 @@
+"""Tab-separated rows: read by number through an index, written atomically, with typed columns."""

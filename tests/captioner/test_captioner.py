@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from git_caption.captioner.captioner import Captioner
+from git_caption.captioner.loading import device_of, dtype_of
+from git_caption.decoding.generate import Identity
+from git_caption.errors import DataError, UsageError, WeightsError
+from git_caption.images.decode import decode
+from git_caption.params.decoding import Decoding, DecodingParams
+from git_caption.params.model import PromptConfig, TransformConfig, WeightsSource
+from git_caption.text.tokenizer import decode as spelled
+from tests import hub_cache
+
+
+def test_images_may_be_bytes_paths_or_pictures(make_captioner, pictures):
+    captioner = make_captioner()
+    expected = captioner.caption(pictures)
+    assert len(set(expected)) == 3
+    assert captioner.caption([path.read_bytes() for path in pictures]) == expected
+    assert captioner.caption([str(path) for path in pictures]) == expected
+    assert captioner.caption([Image.open(path) for path in pictures]) == expected
+
+
+def test_pictures_in_memory_are_treated_as_their_files(make_captioner, tmp_path):
+    captioner = make_captioner()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 52, 4), dtype=np.uint8)
+    saved = {
+        "alpha.png": Image.fromarray(noise),
+        "palette.png": Image.fromarray(noise[..., :3]).quantize(16),
+        "deep.png": Image.fromarray(noise[..., 0].astype(np.uint16) * 257),
+        "cmyk.tiff": Image.fromarray(noise, mode="CMYK"),
+        "grey.png": Image.fromarray(noise[..., 0]),
+    }
+    for name, image in saved.items():
+        image.save(tmp_path / name)
+    turned = Image.new("RGB", (40, 52), "red")
+    turned.paste("blue", (0, 0, 20, 20))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for path in sorted(tmp_path.iterdir()):
+        assert np.array_equal(captioner.pixels(Image.open(path)), captioner.pixels(path)), path.name
+    captioner.config = replace(captioner.config, transform=replace(captioner.config.transform, exif=False))
+    as_stored = captioner.pixels(tmp_path / "turned.png")
+    assert np.array_equal(captioner.pixels(Image.open(tmp_path / "turned.png")), as_stored)
+    assert not np.array_equal(as_stored, captioner.pixels(turned.rotate(-90, expand=True)))
+
+
+def test_pixels_and_describe_are_the_two_halves_of_caption(make_captioner, pictures):
+    captioner = make_captioner()
+    pixels = [captioner.pixels(path) for path in pictures] + [captioner.pixels(pictures)]
+    assert [array.shape for array in pixels] == [(1, 3, 32, 32)] * 3 + [(3, 3, 32, 32)]
+    decoding = captioner.decoding(DecodingParams(), "caption")
+    found = captioner.describe(pixels, [""] * 4, decoding, [Identity(str(number)) for number in range(4)])
+    assert [texts[0].text for texts in found] == captioner.caption([*pictures, pictures])
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "seed": 3}, {"num_beams": 1}])
+def test_texts_depend_neither_on_the_batch_nor_on_the_place(settings, make_captioner, pictures):
+    captioner = make_captioner("llama", "linearLn", "grid")
+    expected = captioner.caption(pictures, **settings)
+    assert captioner.caption(pictures[::-1], batch_size=2, **settings) == expected[::-1]
+    assert [captioner.caption([path], **settings)[0] for path in pictures] == expected
+
+
+def test_answers_render_the_checkpoints_template(make_captioner, pictures):
+    captioner = make_captioner("opt")
+    plain = captioner.answer(pictures, ["what is it?", "a", "b"], max_new_tokens=5)
+    captioner.config = replace(captioner.config, prompt=PromptConfig(question="Q: {question} A:", caption="a photo of"))
+    assert captioner.question_prompt("what is it?") == "Q: what is it? A:"
+    assert captioner.caption_prompt() == "a photo of"
+    assert captioner.caption_prompt("one word:") == "one word:"
+    templated = captioner.answer(pictures, ["what is it?", "a", "b"], max_new_tokens=5)
+    assert templated != plain
+    captioner.config = replace(captioner.config, prompt=PromptConfig())
+    assert captioner.answer(pictures, ["Q: what is it? A:", "Q: a A:", "Q: b A:"], max_new_tokens=5) == templated
+
+
+def test_captions_do_not_repeat_the_prompt(make_captioner, pictures):
+    captioner = make_captioner("gpt2")
+    prompt = "a red circle on a"
+    features = captioner.encode(np.stack([captioner.transform(decode(path.read_bytes())) for path in pictures]))
+    decoding = captioner.decoding(DecodingParams(), "caption")
+    found = captioner.generate(features, [prompt] * 3, decoding, [Identity(str(number)) for number in range(3)])
+    assert captioner.caption(pictures, prompt) == [texts[0].text for texts in found]
+    assert found[0][0].text == spelled(captioner.tokenizer, found[0][0].token_ids).strip()
+    assert captioner.caption(pictures, prompt) != captioner.caption(pictures)
+
+
+def test_defaults_are_the_checkpoints_then_the_general_ones(make_captioner):
+    captioner = make_captioner()
+    assert captioner.decoding(DecodingParams(), "caption") == Decoding(num_beams=2, max_new_tokens=8)
+    asked = DecodingParams(temperature=0.0, max_new_tokens=3)
+    assert captioner.decoding(asked, "answer") == Decoding(num_beams=1, max_new_tokens=3)
+    captioner.config = replace(captioner.config, decoding=DecodingParams())
+    assert captioner.decoding(DecodingParams(), "caption") == Decoding(num_beams=3, max_new_tokens=40)
+    assert captioner.decoding(DecodingParams(), "answer") == Decoding(num_beams=3, max_new_tokens=10)
+
+
+def test_features_are_those_of_the_normalised_pixels(make_captioner, pictures):
+    captioner = make_captioner()
+    pixels = np.stack([captioner.transform(decode(path.read_bytes())) for path in pictures])
+    assert pixels.dtype == np.uint8 and pixels.shape == (3, 3, 32, 32)
+    features = captioner.encode(pixels)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (TransformConfig().mean, TransformConfig().std))
+    expected = captioner.network.image_encoder((torch.from_numpy(pixels).float() / 255 - mean) / std)
+    assert torch.allclose(features.values, expected.values, atol=1e-6)
+    assert torch.equal(captioner.encode(torch.from_numpy(pixels)).values, features.values)
+
+
+def test_frames_of_a_video_follow_one_another_on_grid(make_captioner, pictures):
+    captioner = make_captioner("gpt2", "linear", "grid")
+    pixels = np.stack([captioner.transform(decode(path.read_bytes())) for path in pictures])
+    single, video = captioner.encode(pixels), captioner.encode_frames(pixels)
+    tokens = 1 + (32 // 16) ** 2
+    assert single.values.shape == (3, tokens, 16) and video.values.shape == (1, 3 * tokens, 16)
+    assert torch.equal(video.values[0, tokens : 2 * tokens], single.values[1])
+    assert video.mask.shape == (1, 3 * tokens) and bool(video.mask.all())
+
+
+def test_frames_of_a_video_are_averaged_where_pooled(make_captioner, pictures):
+    captioner = make_captioner()
+    pixels = np.stack([captioner.transform(decode(path.read_bytes())) for path in pictures])
+    video = captioner.encode_frames(pixels)
+    assert video.values.shape == (1, 1, 12)
+    assert torch.allclose(video.values[0], captioner.encode(pixels).values.mean(dim=0))
+
+
+@pytest.mark.parametrize(("mapper", "output"), [("mlp", "pooled"), ("linearLn", "grid"), ("transformer", "grid")])
+def test_videos_of_different_lengths_in_a_batch(mapper, output, make_captioner, pictures):
+    captioner = make_captioner("gpt2", mapper, output)
+    videos = [pictures, pictures[:1], [pictures[2], pictures[0]], pictures[1]]
+    together = captioner.caption(videos)
+    assert together == [captioner.caption([video])[0] for video in videos]
+    assert together[1] == captioner.caption(pictures[:1])[0]
+
+
+def test_unreadable_images_are_named(make_captioner, pictures, tmp_path):
+    captioner = make_captioner()
+    with pytest.raises(DataError, match=r"image 1: the image has zero bytes"):
+        captioner.caption([pictures[0], b""])
+    with pytest.raises(UsageError, match=r"none.jpg'.*No such file"):
+        captioner.caption([tmp_path / "none.jpg"])
+    with pytest.raises(UsageError, match=r"an image is an empty list; at least one frame"):
+        captioner.caption([[]])
+
+
+def test_wrong_calls_say_so(make_captioner, pictures):
+    captioner = make_captioner()
+    with pytest.raises(UsageError, match=r"unknown key 'beams'"):
+        captioner.caption(pictures, beams=3)
+    with pytest.raises(UsageError, match=r"3 images and 2 questions"):
+        captioner.answer(pictures, ["a", "b"])
+    with pytest.raises(UsageError, match=r"num_captions 2: caption\(\) gives one text each"):
+        captioner.caption(pictures, num_captions=2)
+    assert captioner.caption([]) == []
+
+
+def test_a_checkpoint_describes_itself(make_captioner, tmp_path):
+    make_captioner().save(tmp_path)
+    agreed = {"mapping_type": "mlp", "output_grid": False, "input_resolution": 32, "image_encoder_type": "custom"}
+    Captioner.load(tmp_path, **agreed)
+    with pytest.raises(UsageError) as caught:
+        Captioner.load(tmp_path, image_encoder_type="RN50", mapping_type="None", output_grid=True, input_resolution=224)
+    for part in (
+        "image_encoder_type 'RN50' was given and the checkpoint has 'custom'",
+        "mapping_type 'linear' was given and the checkpoint has 'mlp'",
+        "output_grid True was given and the checkpoint has False",
+        "input_resolution 224 was given and the checkpoint has 32",
+    ):
+        assert part in str(caught.value)
+
+
+def test_paths_that_are_no_captioner(hub_home, language_models, tmp_path):
+    with pytest.raises(UsageError, match=r"'checkpoints/model-004.pt': there is no such file or folder; a"):
+        Captioner.load("checkpoints/model-004.pt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"empty': the folder has no config.json"):
+        Captioner.load(tmp_path / "empty")
+    with pytest.raises(WeightsError, match=r"gpt2': its config.json is not a captioner's"):
+        Captioner.load(language_models["gpt2"])
+    with pytest.raises(WeightsError, match=r"someone/captioner: config.json, model.safetensors, tokenizer/ not found"):
+        Captioner.load("someone/captioner")
+
+
+def test_a_checkpoint_on_the_hub(make_captioner, pictures, hub_home, tmp_path):
+    captioner = make_captioner()
+    captioner.save(tmp_path / "model")
+    hub_cache.snapshot(hub_home, "someone/captioner", tmp_path / "model")
+    assert Captioner.load("someone/captioner").caption(pictures) == captioner.caption(pictures)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
+def test_a_frozen_language_model_comes_from_the_hub(
+    family, make_captioner, language_models, pictures, hub_home, tmp_path
+):
+    captioner = make_captioner(family)
+    source = WeightsSource(id="org/small", revision=hub_cache.REVISION)
+    config = replace(captioner.config, language_model=replace(captioner.config.language_model, weights=source))
+    Captioner(config, captioner.network, captioner.tokenizer).save(tmp_path / "model")
+    with pytest.raises(WeightsError, match=r"org/small: .*'ids': \['org/small'\]"):
+        Captioner.load(tmp_path / "model")
+    hub_cache.snapshot(hub_home, "org/small", language_models[family])
+    assert Captioner.load(tmp_path / "model").caption(pictures) == captioner.caption(pictures)
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_quantized_language_models_run_on_a_cpu(
+    quantization, stored, make_captioner, language_models, pictures, hub_home, tmp_path
+):
+    pytest.importorskip("bitsandbytes")
+    captioner = make_captioner("llama")
+    if not stored:
+        hub_cache.snapshot(hub_home, "org/small", language_models["llama"])
+        language_model = replace(captioner.config.language_model, weights=WeightsSource(id="org/small"))
+        captioner.config = replace(captioner.config, language_model=language_model)
+    captioner.save(tmp_path / "model")
+    loaded = Captioner.load(tmp_path / "model", quantization=quantization, device="cpu")
+    kinds = {type(module).__name__ for module in loaded.network.language_model.modules()}
+    assert {"8bit": "Linear8bitLt", "4bit": "Linear4bit"}[quantization] in kinds
+    assert loaded.config.language_model.quantization == quantization
+    texts = loaded.caption(pictures)
+    assert len(texts) == 3
+    assert texts == Captioner.load(tmp_path / "model", quantization=quantization, device="cpu").caption(pictures)
+    if stored:
+        with pytest.raises(WeightsError, match=rf"the language model is in {quantization} and has no source"):
+            loaded.save(tmp_path / "again")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_other_precisions(dtype, make_captioner, pictures, tmp_path):
+    make_captioner().save(tmp_path)
+    captioner = Captioner.load(tmp_path, dtype=dtype, device="cpu")
+    assert {parameter.dtype for parameter in captioner.network.parameters()} == {getattr(torch, dtype)}
+    assert len(captioner.caption(pictures)) == 3
+
+
+def test_devices_and_precisions_by_name(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert device_of("auto") == cpu and device_of("cpu") == cpu
+    with pytest.raises(UsageError, match=r"'cuda:1': torch sees 0 CUDA devices"):
+        device_of("cuda:1")
+    with pytest.raises(UsageError, match=r"'gpu': expected auto, cpu, cuda"):
+        device_of("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("auto") == cuda
+    for supported, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, found=supported: found)
+        assert dtype_of("auto", cuda) == expected
+    assert dtype_of("auto", cpu) == torch.float32 and dtype_of("float16", cpu) == torch.float16
+    with pytest.raises(UsageError, match=r"'fp16': expected auto, float32, bfloat16, float16"):
+        dtype_of("fp16", cpu)
+
+
+def test_nothing_is_said_on_the_side(make_captioner, pictures, tmp_path):
+    make_captioner().save(tmp_path)
+    code = (
+        "import sys, git_caption\n"
+        "captioner = git_caption.Captioner.load(sys.argv[1])\n"
+        "captioner.answer(sys.argv[2:], ['what?'] * 3, repetition_penalty=1.2, no_repeat_ngram_size=2)\n"
+        "captioner.caption(sys.argv[2:], temperature=0.7, stop=['e'])\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *map(str, pictures)], cwd=root, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

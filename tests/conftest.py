@@ -1,0 +1,92 @@
+"""What every test gets: no network, no cache of the user's, few threads, fixed seeds; and what some machines lack.
+
+Imports no torch, so that collecting the tests stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# Set before any library reads them. A hub cache of the user's would make "weights not found" depend on the machine.
+_HUB_HOME = tempfile.mkdtemp(prefix="git_caption_tests_hub_")
+for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
+    os.environ.pop(_name, None)
+os.environ.update(HF_HOME=_HUB_HOME, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HUB_HOME, ignore_errors=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--network", action="store_true", help="also run the tests that reach out to the internet")
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+@cache
+def _missing_java() -> str | None:
+    """The reason why Java tests cannot run here; macOS has a `java` that only says that there is none."""
+    if shutil.which("java") is None:
+        return "no java on the PATH"
+    if subprocess.run(["java", "-version"], capture_output=True).returncode != 0:
+        return "java is on the PATH but does not run"
+    return None
+
+
+@cache
+def _missing_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for option in ("network", "slow"):
+        if item.get_closest_marker(option) and not item.config.getoption(f"--{option}"):
+            pytest.skip(f"runs with --{option} only")
+    for marker, reason in (("java", _missing_java), ("gpu", _missing_gpu)):
+        if item.get_closest_marker(marker) and (why := reason()):
+            pytest.skip(why)
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def java() -> None:
+    """Skip where no Java runs."""
+    if why := _missing_java():
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the repository, or skip."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no folder {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def photos(shared_data: Path) -> Path:
+    """The folder of real photographs beside the repository, or skip."""
+    return shared_data / "photos"

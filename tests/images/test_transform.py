@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from git_caption.errors import DataError
+from git_caption.images.decode import decode
+from git_caption.images.transform import Transform, normalise
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+SIZES = [(224, 224), (225, 224), (224, 225), (1, 1), (3, 2), (7, 300), (301, 299), (640, 427), (427, 640), (223, 1009)]
+
+
+def noise(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(width * 7919 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resolution", [224, 97])
+def test_pixels_equal_open_clips_transform_bit_for_bit(resolution: int, interpolation: str) -> None:
+    import torch
+    from open_clip.transform import image_transform
+
+    theirs = image_transform(resolution, is_train=False, mean=MEAN, std=STD, interpolation=interpolation)
+    ours = Transform(resolution, interpolation)
+    for size in SIZES:
+        image = noise(*size)
+        expected = theirs(image)
+        seen = normalise(torch.from_numpy(ours(image)), MEAN, STD)
+        assert seen.dtype == torch.float32
+        assert torch.equal(seen, expected), size
+
+
+def test_pixels_of_real_photographs_equal_open_clips_bit_for_bit(photos) -> None:
+    import torch
+    from open_clip.transform import image_transform
+
+    theirs = image_transform(224, is_train=False, mean=MEAN, std=STD)
+    images = [decode(path.read_bytes(), exif=False) for path in sorted(photos.iterdir())]
+    expected = torch.stack([theirs(Image.open(path)) for path in sorted(photos.iterdir())])
+    pixels = torch.from_numpy(np.stack([Transform(224)(image) for image in images]))
+    assert torch.equal(normalise(pixels, MEAN, STD), expected)
+
+
+def test_the_middle_of_a_wide_picture_is_kept() -> None:
+    image = Image.new("RGB", (30, 10), "white")
+    image.paste((255, 0, 0), (10, 0, 20, 10))
+    pixels = Transform(10)(image)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (3, 10, 10)
+    assert np.array_equal(pixels, np.broadcast_to(np.array([255, 0, 0], np.uint8)[:, None, None], (3, 10, 10)))
+
+
+def test_pictures_too_narrow_to_scale_are_refused() -> None:
+    Transform(224)(Image.new("RGB", (10, 10_000)))
+    with pytest.raises(DataError, match=r"10 x 60000: .* scaled to 224, the longer one would be 1344000; .* 299593"):
+        Transform(224)(Image.new("RGB", (10, 60_000)))
+
+
+def test_normalise_keeps_its_input() -> None:
+    import torch
+
+    pixels = torch.full((2, 3, 1, 1), 51, dtype=torch.uint8)
+    seen = normalise(pixels, (0.0, 0.1, 0.2), (1.0, 0.5, 0.1))
+    assert torch.allclose(seen[1].flatten(), torch.tensor([0.2, 0.2, 0.0]), atol=1e-7)
+    assert pixels.unique().tolist() == [51]

@@ -1,0 +1,457 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import resize_pos_embed
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from git_caption.errors import UsageError, WeightsError
+from git_caption.model.activation import OPENAI_NAMES
+from git_caption.model.vision import Features, build_image_encoder, native_resolution
+from git_caption.params.model import ImageEncoderConfig, WeightsSource
+
+VIT = {"image_size": 32, "layers": 2, "width": 128, "patch_size": 8}
+RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8, "head_width": 64}
+ATOL = 1e-5  # worst seen 2.2e-6, fp32
+
+
+def custom(vision_cfg, output="grid", quick_gelu=True, embed_dim=24, **others):
+    architecture = {"embed_dim": embed_dim, "quick_gelu": quick_gelu, "vision_cfg": dict(vision_cfg)}
+    return ImageEncoderConfig(name="custom", architecture=architecture, output=output, **others)
+
+
+def clip_file(path: Path, vision_cfg, quick_gelu=True, embed_dim=24, **extra) -> dict[str, torch.Tensor]:
+    """Write a random CLIP with both towers; batch statistics differ from those of a new module."""
+    text_cfg = {"context_length": 4, "vocab_size": 8, "width": 16, "heads": 2, "layers": 1}
+    model = open_clip.CLIP(embed_dim, dict(vision_cfg), text_cfg, quick_gelu=quick_gelu)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.normal_(std=0.1)
+        if name.endswith(("running_var", "bn3.weight")):
+            tensor.uniform_(0.2, 0.6)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()} | extra
+    save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
+    return {name.removeprefix("visual."): tensor for name, tensor in tensors.items() if name.startswith("visual.")}
+
+
+def attention(rows, weights, biases, heads, query=None):
+    """Plain multi-head attention of float[B, L, W] rows; `weights` and `biases` are those of q, k, v."""
+    query = rows if query is None else query
+
+    def split(flat):
+        return flat.unflatten(2, (heads, -1)).transpose(1, 2)
+
+    q, k, v = (split(x @ w.T + b) for x, w, b in zip((query, rows, rows), weights, biases, strict=True))
+    scores = (q @ k.transpose(2, 3)) * q.shape[3] ** -0.5
+    return (scores.softmax(3) @ v).transpose(1, 2).flatten(2)
+
+
+def vit_tokens(t, pixels, patch, layers, heads):
+    """CLIP's ViT written out, up to and with the last LayerNorm: float[B, 1 + cells, W]."""
+    width = t["class_embedding"].shape[0]
+
+    def norm(x, name):
+        return functional.layer_norm(x, (width,), t[f"{name}.weight"], t[f"{name}.bias"])
+
+    patches = functional.conv2d(pixels, t["conv1.weight"], stride=patch).flatten(2).transpose(1, 2)
+    x = torch.cat([t["class_embedding"].expand(len(pixels), 1, width), patches], 1) + t["positional_embedding"]
+    x = norm(x, "ln_pre")
+    for number in range(layers):
+        block = f"transformer.resblocks.{number}"
+        mixed = attention(
+            norm(x, f"{block}.ln_1"),
+            t[f"{block}.attn.in_proj_weight"].chunk(3),
+            t[f"{block}.attn.in_proj_bias"].chunk(3),
+            heads,
+        )
+        x = x + mixed @ t[f"{block}.attn.out_proj.weight"].T + t[f"{block}.attn.out_proj.bias"]
+        hidden = norm(x, f"{block}.ln_2") @ t[f"{block}.mlp.c_fc.weight"].T + t[f"{block}.mlp.c_fc.bias"]
+        hidden = hidden * torch.sigmoid(1.702 * hidden)
+        x = x + hidden @ t[f"{block}.mlp.c_proj.weight"].T + t[f"{block}.mlp.c_proj.bias"]
+    return norm(x, "ln_post")
+
+
+def resnet_cells(t, pixels, layers):
+    """CLIP's ResNet written out, before attention pooling: float[B, 32 width, H, W]."""
+
+    def norm(x, name):
+        mean, variance, weight, bias = (
+            t[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        scale = weight / (variance + 1e-5).sqrt()
+        return (x - mean[:, None, None]) * scale[:, None, None] + bias[:, None, None]
+
+    x = norm(functional.conv2d(pixels, t["conv1.weight"], stride=2, padding=1), "bn1").relu()
+    x = norm(functional.conv2d(x, t["conv2.weight"], padding=1), "bn2").relu()
+    x = functional.avg_pool2d(norm(functional.conv2d(x, t["conv3.weight"], padding=1), "bn3").relu(), 2)
+    for stage, count in enumerate(layers, start=1):
+        for number in range(count):
+            block, stride = f"layer{stage}.{number}", 2 if stage > 1 and number == 0 else 1
+            y = norm(functional.conv2d(x, t[f"{block}.conv1.weight"]), f"{block}.bn1").relu()
+            y = norm(functional.conv2d(y, t[f"{block}.conv2.weight"], padding=1), f"{block}.bn2").relu()
+            y = functional.avg_pool2d(y, stride)
+            y = norm(functional.conv2d(y, t[f"{block}.conv3.weight"]), f"{block}.bn3")
+            if f"{block}.downsample.0.weight" in t:
+                x = functional.conv2d(functional.avg_pool2d(x, stride), t[f"{block}.downsample.0.weight"])
+                x = norm(x, f"{block}.downsample.1")
+            x = (x + y).relu()
+    return x
+
+
+def attention_pooled(t, cells, heads):
+    rows = cells.flatten(2).transpose(1, 2)
+    rows = torch.cat([rows.mean(1, keepdim=True), rows], 1) + t["attnpool.positional_embedding"]
+    weights = [t[f"attnpool.{name}_proj.weight"] for name in "qkv"]
+    biases = [t[f"attnpool.{name}_proj.bias"] for name in "qkv"]
+    pooled = attention(rows, weights, biases, heads, query=rows[:, :1])
+    return pooled @ t["attnpool.c_proj.weight"].T + t["attnpool.c_proj.bias"]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_vit_features_equal_the_network_written_out(tmp_path, suffix):
+    tensors = clip_file(tmp_path / f"clip{suffix}", VIT)
+    pixels = torch.randn(3, 3, 32, 32)
+    tokens = vit_tokens(tensors, pixels, patch=8, layers=2, heads=2)
+
+    grid = build_image_encoder(custom(VIT), tmp_path / f"clip{suffix}").eval()
+    patches = build_image_encoder(custom(VIT, keep_class_token=False), tmp_path / f"clip{suffix}").eval()
+    pooled = build_image_encoder(custom(VIT, "pooled"), tmp_path / f"clip{suffix}").eval()
+
+    assert (grid.tokens, grid.width, grid.resolution) == (17, 128, 32)
+    assert (patches.tokens, pooled.tokens, pooled.width) == (16, 1, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(grid(pixels).values, tokens, atol=ATOL, rtol=0)
+        torch.testing.assert_close(patches(pixels).values, tokens[:, 1:], atol=ATOL, rtol=0)
+        torch.testing.assert_close(pooled(pixels).values, tokens[:, :1] @ tensors["proj"], atol=ATOL, rtol=0)
+        assert (grid.bfloat16()(pixels).values.float() - tokens).abs().max() > ATOL, "bf16 must not pass"
+    assert grid(pixels).mask.shape == (3, 17) and grid(pixels).mask.all()
+
+
+def test_resnet_features_equal_the_network_written_out(tmp_path):
+    tensors = clip_file(tmp_path / "clip.safetensors", RESNET)
+    pixels = torch.randn(2, 3, 64, 64)
+    cells = resnet_cells(tensors, pixels, RESNET["layers"])
+
+    grid = build_image_encoder(custom(RESNET), tmp_path / "clip.safetensors").eval()
+    pooled = build_image_encoder(custom(RESNET, "pooled"), tmp_path / "clip.safetensors").eval()
+
+    assert (grid.tokens, grid.width, pooled.tokens, pooled.width) == (4, 256, 1, 24)
+    scale = cells.abs().max().item()
+    assert scale > 0.5
+    with torch.no_grad():
+        values = grid(pixels).values
+        torch.testing.assert_close(values, cells.flatten(2).transpose(1, 2), atol=ATOL * scale, rtol=0)
+        torch.testing.assert_close(values[:, 1], cells[:, :, 0, 1], atol=ATOL * scale, rtol=0)  # row by row
+        expected = attention_pooled(tensors, cells, heads=4)
+        torch.testing.assert_close(pooled(pixels).values, expected, atol=ATOL * scale, rtol=0)
+
+
+@pytest.mark.parametrize("file", ["model_state_dict.pt", "model_jit.pt"])
+@pytest.mark.parametrize(("folder", "width"), [("openai_clip_vit_p16", 128), ("openai_clip_vit_w64", 64)])
+@pytest.mark.parametrize("output", ["grid", "pooled"])
+def test_features_equal_those_of_the_original_tool(shared_data, folder, width, file, output):
+    legacy = shared_data / "legacy" / folder
+    expected = torch.load(legacy / "expected.pt", weights_only=True)
+    config = custom({"image_size": 64, "layers": 2, "width": width, "patch_size": 16}, output, embed_dim=64)
+
+    encoder = build_image_encoder(config, legacy / file).eval()
+
+    with torch.no_grad():
+        values = encoder(expected["images"]).values
+    wanted = expected[f"kevin_eval_{output}"]
+    torch.testing.assert_close(values, wanted if output == "grid" else wanted[:, None], atol=ATOL, rtol=0)
+
+
+def test_batch_statistics_are_not_touched_by_training(tmp_path):
+    clip_file(tmp_path / "clip.safetensors", RESNET)
+    encoder = build_image_encoder(custom(RESNET, "pooled"), tmp_path / "clip.safetensors")
+    pixels = torch.randn(2, 3, 64, 64)
+    wanted = encoder.eval()(pixels).values
+    before = encoder.visual.bn1.running_mean.clone()
+
+    encoder.train()
+
+    assert encoder.training
+    assert torch.equal(encoder(pixels).values, wanted)
+    assert torch.equal(encoder.visual.bn1.running_mean, before)
+
+
+@pytest.mark.parametrize("vision_cfg", [VIT, RESNET])
+@pytest.mark.parametrize("output", ["grid", "pooled"])
+def test_every_parameter_gets_a_gradient(vision_cfg, output):
+    encoder = build_image_encoder(custom(vision_cfg, output))
+
+    encoder(torch.randn(2, 3, encoder.resolution, encoder.resolution)).values.square().sum().backward()
+
+    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
+
+
+def test_pixels_of_another_resolution_are_refused():
+    encoder = build_image_encoder(custom(VIT))
+
+    with pytest.raises(UsageError, match=r"\[B, 3, 32, 32\].*\[1, 3, 40, 40\].*input_resolution"):
+        encoder(torch.zeros(1, 3, 40, 40))
+
+
+def test_pixels_are_cast_to_the_encoders_precision():
+    encoder = build_image_encoder(custom(VIT)).to(torch.bfloat16)
+
+    assert encoder(torch.zeros(1, 3, 32, 32)).values.dtype == torch.bfloat16
+
+
+def test_every_openai_name_is_a_quick_gelu_model_of_open_clip():
+    for name, architecture in OPENAI_NAMES.items():
+        config = open_clip.get_model_config(architecture)
+        assert config["quick_gelu"] is True, name
+        assert native_resolution(ImageEncoderConfig(name=name)) == config["vision_cfg"]["image_size"]
+    assert native_resolution(ImageEncoderConfig(name="ViT-L/14@336px")) == 336
+    assert native_resolution(ImageEncoderConfig(name="RN50x64")) == 448
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "tokens", "width"),
+    [
+        ("ViT-B/32", "grid", 50, 768),
+        ("ViT-B/32", "pooled", 1, 512),
+        ("RN50", "grid", 49, 2048),
+        ("RN50", "pooled", 1, 1024),
+    ],
+)
+def test_names_of_openai_give_their_published_sizes(name, output, tokens, width):
+    encoder = build_image_encoder(ImageEncoderConfig(name=name, output=output))
+
+    assert (encoder.tokens, encoder.width, encoder.resolution) == (tokens, width, 224)
+    activations = {type(module).__name__ for module in encoder.modules()}
+    assert "GELU" not in activations
+    assert ("QuickGELU" in activations) == name.startswith("ViT")
+
+
+@pytest.mark.parametrize(
+    ("vision_cfg", "output", "tokens", "width"),
+    [
+        ({"timm_model_name": "convnext_atto", "image_size": 224}, "grid", 49, 320),
+        ({"timm_model_name": "convnext_atto", "image_size": 224}, "pooled", 1, 24),
+        ({"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "image_size": 224}, "grid", 197, 192),
+        ({**VIT, "attentional_pool": True, "attn_pooler_queries": 4, "output_tokens": True}, "pooled", 1, 24),
+    ],
+)
+def test_other_towers_of_open_clip_are_taken(vision_cfg, output, tokens, width):
+    encoder = build_image_encoder(custom(vision_cfg, output, quick_gelu=False))
+
+    assert (encoder.tokens, encoder.width) == (tokens, width)
+
+
+def test_a_tower_that_pools_by_attention_has_no_grid():
+    with pytest.raises(UsageError, match=r"'coca_ViT-B-32' pools by attention.*'output_grid': False"):
+        build_image_encoder(ImageEncoderConfig(name="coca_ViT-B-32"))
+
+
+# --- activations
+
+
+def test_openai_weights_in_a_model_with_another_activation_are_refused(tmp_path):
+    marks = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(4), "vocab_size": torch.tensor(8)}
+    clip_file(tmp_path / "clip.pt", VIT, **marks)
+
+    with pytest.raises(
+        UsageError, match=r"clip\.pt were trained with QuickGELU.*'custom' runs GELU.*'quick_gelu': True"
+    ):
+        build_image_encoder(custom(VIT, quick_gelu=False), tmp_path / "clip.pt")
+    build_image_encoder(custom(VIT, quick_gelu=True), tmp_path / "clip.pt")
+
+
+def hub_file(tmp_path, repository):
+    folder = tmp_path / f"models--{repository.replace('/', '--')}" / "snapshots" / "0123"
+    folder.mkdir(parents=True)
+    return folder / "open_clip_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("repository", "quick_gelu"),
+    [
+        ("timm/vit_base_patch32_clip_224.openai", True),
+        ("timm/vit_base_patch32_clip_224.metaclip_400m", True),
+        ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", False),
+    ],
+)
+@pytest.mark.parametrize("known_by", ["source", "cache"])
+def test_activation_is_known_from_the_repository(tmp_path, repository, quick_gelu, known_by):
+    path = hub_file(tmp_path, repository) if known_by == "cache" else tmp_path / "clip.safetensors"
+    clip_file(path, VIT)
+    source = WeightsSource(id=repository) if known_by == "source" else None
+
+    build_image_encoder(custom(VIT, quick_gelu=quick_gelu, weights=source), path)
+    with pytest.raises(UsageError, match="were trained with"):
+        build_image_encoder(custom(VIT, quick_gelu=not quick_gelu, weights=source), path)
+
+
+@pytest.mark.parametrize("source", ["ViT-B/32", "ViT-B-32", "timm/vit_base_patch32_clip_224.openai"])
+def test_the_plain_name_of_open_clip_is_refused_for_openai_weights(tmp_path, source):
+    clip_file(tmp_path / "clip.safetensors", VIT)
+    config = ImageEncoderConfig(name="ViT-B-32", weights=WeightsSource(id=source))
+
+    with pytest.raises(UsageError, match=r"'ViT-B-32' runs GELU: use 'ViT-B/32'"):
+        build_image_encoder(config, tmp_path / "clip.safetensors")
+
+
+def test_the_quick_gelu_name_is_refused_for_other_weights(tmp_path):
+    clip_file(tmp_path / "clip.safetensors", VIT)
+    source = WeightsSource(id="laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+
+    with pytest.raises(
+        UsageError, match=r"trained with GELU and image encoder 'ViT-B/32' runs QuickGELU: use 'ViT-B-32'"
+    ):
+        build_image_encoder(ImageEncoderConfig(name="ViT-B/32", weights=source), tmp_path / "clip.safetensors")
+
+
+def test_activation_is_known_from_the_description_beside_a_file(tmp_path):
+    clip_file(tmp_path / "clip.safetensors", VIT)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"quick_gelu": True}}))
+
+    build_image_encoder(custom(VIT, quick_gelu=True), tmp_path / "clip.safetensors")
+    with pytest.raises(UsageError, match="trained with QuickGELU"):
+        build_image_encoder(custom(VIT, quick_gelu=False), tmp_path / "clip.safetensors")
+
+
+def test_a_resnet_has_neither_activation_and_takes_any_weights(tmp_path):
+    marks = {"input_resolution": torch.tensor(64), "context_length": torch.tensor(4)}
+    clip_file(tmp_path / "clip.pt", RESNET, **marks)
+
+    assert build_image_encoder(custom(RESNET, quick_gelu=False), tmp_path / "clip.pt").tokens == 4
+
+
+def test_a_tower_built_with_another_activation_than_asked_is_refused(monkeypatch):
+    monkeypatch.setattr("open_clip.model.QuickGELU", torch.nn.GELU)
+
+    with pytest.raises(WeightsError, match=r"quick_gelu True and this version of open_clip built it with GELU"):
+        build_image_encoder(custom(VIT))
+
+
+# --- resolutions
+
+
+@pytest.mark.parametrize(("resolution", "tokens"), [(48, 37), (16, 5)])
+def test_positions_are_interpolated_to_another_resolution(tmp_path, resolution, tokens):
+    tensors = clip_file(tmp_path / "clip.safetensors", VIT)
+
+    encoder = build_image_encoder(custom(VIT), tmp_path / "clip.safetensors", resolution)
+
+    reference = {"visual.positional_embedding": tensors["positional_embedding"]}
+    like = torch.nn.Module()
+    like.visual = torch.nn.Module()
+    like.visual.grid_size = (resolution // 8, resolution // 8)
+    resize_pos_embed(reference, like)
+    assert torch.equal(encoder.visual.positional_embedding, reference["visual.positional_embedding"])
+    assert encoder(torch.zeros(1, 3, resolution, resolution)).values.shape == (1, tokens, 128)
+
+
+@pytest.mark.parametrize(("output", "tokens"), [("grid", 9), ("pooled", 1)])
+def test_a_resnet_takes_any_multiple_of_its_cell(tmp_path, output, tokens):
+    clip_file(tmp_path / "clip.safetensors", RESNET)
+
+    encoder = build_image_encoder(custom(RESNET, output), tmp_path / "clip.safetensors", resolution=96)
+
+    assert encoder.tokens == tokens
+    assert encoder(torch.zeros(1, 3, 96, 96)).values.shape[1] == tokens
+
+
+@pytest.mark.parametrize(("vision_cfg", "cell"), [(VIT, 8), (RESNET, 32)])
+def test_a_resolution_that_patches_do_not_divide_is_refused(vision_cfg, cell):
+    with pytest.raises(UsageError, match=rf"input_resolution 100 is not a multiple of the patch size {cell} "):
+        build_image_encoder(custom(vision_cfg), resolution=100)
+
+
+def test_a_timm_tower_has_one_resolution():
+    with pytest.raises(UsageError, match=r"'convnext_base' takes images of 224 pixels only, not of 256"):
+        build_image_encoder(ImageEncoderConfig(name="convnext_base"), resolution=256)
+
+
+def test_positions_of_an_unexpected_grid_are_a_misfit_not_interpolated(tmp_path):
+    clip_file(tmp_path / "clip.safetensors", {**VIT, "image_size": 48})
+
+    with pytest.raises(
+        WeightsError, match=r"1 misshapen \(positional_embedding is \(37, 128\), expected \(17, 128\)\)"
+    ):
+        build_image_encoder(custom(VIT), tmp_path / "clip.safetensors")
+
+
+# --- loading
+
+
+def test_what_does_not_fit_is_listed_together(tmp_path):
+    tensors = clip_file(tmp_path / "clip.safetensors", VIT)
+    changed = {f"visual.{name}": tensor for name, tensor in tensors.items()}
+    del changed["visual.ln_post.bias"]
+    changed["visual.extra"] = torch.zeros(1)
+    changed["visual.proj"] = torch.zeros(128, 7)
+    save_file(changed, tmp_path / "changed.safetensors")
+
+    with pytest.raises(WeightsError) as caught:
+        build_image_encoder(custom(VIT), tmp_path / "changed.safetensors")
+    assert str(caught.value) == (
+        f"{tmp_path}/changed.safetensors does not fit the model: 1 missing (ln_post.bias); 1 unexpected (extra); "
+        "1 misshapen (proj is (128, 7), expected (128, 24))"
+    )
+
+
+def test_a_file_that_is_no_clip_is_refused(tmp_path):
+    save_file({"wte.weight": torch.zeros(2, 2)}, tmp_path / "gpt.safetensors")
+
+    with pytest.raises(WeightsError, match=r"gpt\.safetensors: not a CLIP model.*'visual\.'"):
+        build_image_encoder(custom(VIT), tmp_path / "gpt.safetensors")
+
+
+def test_half_precision_files_become_fp32(tmp_path):
+    tensors = clip_file(tmp_path / "clip.safetensors", VIT)
+    save_file({f"visual.{name}": tensor.half() for name, tensor in tensors.items()}, tmp_path / "half.safetensors")
+
+    encoder = build_image_encoder(custom(VIT), tmp_path / "half.safetensors")
+
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+
+
+# --- names and architectures
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match=r"unknown image encoder 'ViT-B/23'\. Did you mean 'ViT-B/32'\? Known: RN50, "):
+        build_image_encoder(ImageEncoderConfig(name="ViT-B/23"))
+
+
+def test_names_with_a_scheme_do_not_reach_the_network():
+    with pytest.raises(UsageError, match="unknown image encoder 'hf-hub:timm/some_model'"):
+        build_image_encoder(ImageEncoderConfig(name="hf-hub:timm/some_model"))
+
+
+def test_faulty_architectures_are_refused():
+    with pytest.raises(UsageError, match=r"has the keys \['vision_cfg'\], expected \['embed_dim'"):
+        build_image_encoder(ImageEncoderConfig(name="custom", architecture={"vision_cfg": VIT}))
+    with pytest.raises(UsageError, match=r"vision_cfg: unknown \['depth'\]"):
+        build_image_encoder(custom({**VIT, "depth": 3}))
+    with pytest.raises(UsageError, match=r"goes with the name 'custom', not with 'RN50'"):
+        build_image_encoder(ImageEncoderConfig(name="RN50", architecture={"embed_dim": 3}))
+    with pytest.raises(UsageError, match=r"square images, this one is made for \(32, 64\)"):
+        build_image_encoder(custom({**VIT, "image_size": (32, 64)}))
+
+
+# --- features
+
+
+def test_features_of_one_image_are_selected_for_each_of_its_prompts():
+    features = Features(torch.arange(6.0).view(2, 1, 3), torch.tensor([[True], [False]]))
+
+    picked = features.select(torch.tensor([1, 0, 1]))
+
+    assert picked.values[:, 0, 0].tolist() == [3, 0, 3]
+    assert picked.mask[:, 0].tolist() == [False, True, False]
+
+
+def test_features_keep_a_boolean_mask_when_cast():
+    features = Features(torch.ones(1, 1, 2), torch.ones(1, 1, dtype=torch.bool)).to(torch.float16)
+
+    assert (features.values.dtype, features.mask.dtype) == (torch.float16, torch.bool)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from git_caption.errors import UsageError
+from git_caption.processes import LAUNCHERS, rank, world_size
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names in LAUNCHERS:
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_launcher_there_is_one_process() -> None:
+    assert (rank(), world_size()) == (0, 1)
+
+
+@pytest.mark.parametrize("names", LAUNCHERS)
+def test_each_launcher_is_understood(monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]) -> None:
+    monkeypatch.setenv(names[0], "3")
+    monkeypatch.setenv(names[1], "8")
+    assert (rank(), world_size()) == (3, 8)
+
+
+def test_torchrun_inside_a_slurm_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "RANK": "5", "WORLD_SIZE": "16"}.items():
+        monkeypatch.setenv(name, value)
+    assert (rank(), world_size()) == (5, 16)
+
+
+def test_a_batch_script_is_one_process_whatever_it_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert (rank(), world_size()) == (0, 1)
+
+
+@pytest.mark.parametrize(("number", "size"), [("4", "4"), ("-1", "4"), ("x", "4"), ("0", "")])
+def test_impossible_values_are_refused(monkeypatch: pytest.MonkeyPatch, number: str, size: str) -> None:
+    monkeypatch.setenv("RANK", number)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(UsageError, match=rf"RANK={number} and WORLD_SIZE={size}; expected a rank from 0"):
+        rank()

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from git_caption.errors import UsageError, WeightsError
+from git_caption.text.tokenizer import decode, encode_prompt, load_tokenizer, train_bpe
+
+TEXTS = ["a red circle above a blue square", "what is the colour of the big triangle?", "two small stars"] * 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return train_bpe(TEXTS, 300, tmp_path_factory.mktemp("bpe"))
+
+
+def write_gpt2(folder, with_bos=False):
+    """GPT-2's kind of folder, the size of a byte alphabet, with OPT's rule of a token in front if asked."""
+    train_bpe(TEXTS, 270, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    written = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    if with_bos:
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+        }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "tokenizer_config.json").write_text(json.dumps(written))
+
+
+def write_llama(folder, settings):
+    """LLaMA's kind of folder: a sentencepiece model and settings beside it."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=60,
+        model_type="bpe",
+        minloglevel=2,
+        hard_vocab_limit=False,
+        pad_id=-1,
+    )
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 60}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+# --- training
+
+
+def test_training_twice_gives_the_same_files(tmp_path):
+    for name in ("first", "second"):
+        train_bpe(iter(TEXTS), 300, tmp_path / name)
+
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+
+
+def test_a_trained_tokenizer_learns_words_and_has_one_special_token(tokenizer):
+    assert len(tokenizer) == 300
+    assert tokenizer.bos_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == 0
+    assert encode_prompt(tokenizer, "") == []
+    assert 1 < len(encode_prompt(tokenizer, "a red circle")) < 8
+    assert tokenizer.all_special_ids == [0]
+
+
+@given(text=st.text(max_size=40))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_comes_back(tokenizer, text):
+    if "<|endoftext|>" not in text:
+        assert decode(tokenizer, encode_prompt(tokenizer, text)) == text
+
+
+def test_a_vocabulary_smaller_than_the_bytes_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="vocab_size 256 is too small: a byte-level vocabulary has 257 at least"):
+        train_bpe(TEXTS, 256, tmp_path)
+    assert len(train_bpe(TEXTS, 257, tmp_path)) == 257
+
+
+# --- loading
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
+    write_gpt2(tmp_path)
+
+    tokenizer = load_tokenizer(tmp_path)
+
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<|endoftext|>", 0)
+    assert encode_prompt(tokenizer, "") == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True},
+        # as decapoda-research/llama-7b-hf was published
+        {"tokenizer_class": "LLaMATokenizer", "bos_token": "", "eos_token": "", "unk_token": ""},
+    ],
+)
+def test_llama_folders_old_and_new_are_read(tmp_path, settings):
+    write_llama(tmp_path, settings)
+
+    tokenizer = load_tokenizer(tmp_path)
+
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+    assert encode_prompt(tokenizer, "") == [1]
+    ids = encode_prompt(tokenizer, "what is the colour")
+    assert (ids[0], ids.count(1)) == (1, 1)
+    assert decode(tokenizer, ids) == "what is the colour"
+
+
+def test_folders_without_a_usable_tokenizer_are_named(tmp_path):
+    with pytest.raises(WeightsError, match=rf"{tmp_path}: no loadable tokenizer, expected tokenizer\.json, "):
+        load_tokenizer(tmp_path)
+    write_gpt2(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(WeightsError, match=r"the tokenizer has no end token \(eos_token\)"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"tokenizer_config\.json: not JSON: "):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(WeightsError, match=r"tokenizer_config\.json: holds a list, expected an object"):
+        load_tokenizer(tmp_path)
+
+
+def test_code_beside_a_tokenizer_is_not_run(tmp_path):
+    write_gpt2(tmp_path)
+    written = {"auto_map": {"AutoTokenizer": ["thing.T", None]}, "tokenizer_class": "T", "eos_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(written))
+    (tmp_path / "thing.py").write_text(f"open({str(tmp_path / 'made')!r}, 'w')")
+
+    # refused, or read as the plain tokenizer its files are: either way without the code
+    try:
+        load_tokenizer(tmp_path)
+    except WeightsError as error:
+        assert "no loadable tokenizer" in str(error)
+    assert not (tmp_path / "made").exists()
+
+
+# --- prompts
+
+
+def test_a_long_prompt_keeps_its_last_tokens(tokenizer):
+    ids = encode_prompt(tokenizer, TEXTS[1])
+
+    assert len(ids) > 5
+    assert encode_prompt(tokenizer, TEXTS[1], max_tokens=5) == ids[-5:]
+    assert encode_prompt(tokenizer, TEXTS[1], max_tokens=len(ids)) == ids
+    assert encode_prompt(tokenizer, TEXTS[1], max_tokens=0) == []
+
+
+def test_a_long_prompt_keeps_the_token_put_in_front(tmp_path):
+    write_gpt2(tmp_path, with_bos=True)
+    tokenizer = load_tokenizer(tmp_path)
+
+    ids = encode_prompt(tokenizer, TEXTS[1])
+
+    assert encode_prompt(tokenizer, "") == [0]
+    assert ids[0] == 0 and 0 not in ids[1:]
+    assert encode_prompt(tokenizer, TEXTS[1], max_tokens=5) == [0, *ids[-4:]]
+    assert encode_prompt(tokenizer, TEXTS[1], max_tokens=1) == [0]
+
+
+def test_special_tokens_are_left_out_and_spaces_stay(tokenizer):
+    ids = encode_prompt(tokenizer, " two  stars .")
+
+    assert decode(tokenizer, [0, *ids, 0]) == " two  stars ."
