@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from git_caption.model.git import GitNetwork
     from git_caption.params.model import CaptionerConfig
 
-__all__ = ["Captioner", "Generated", "Identity"]
+__all__ = ["Captioner", "Features", "Generated", "Identity", "Picture"]
 
 Picture = bytes | str | Path | Image.Image
 Pixels = npt.NDArray[np.uint8] | Tensor
@@ -176,6 +176,12 @@ class Captioner:
         with torch.inference_mode():
             given = torch.as_tensor(pixels).to(self.device)
             return self.network.encode(normalise(given, self.config.transform.mean, self.config.transform.std))
+
+    def encode_many(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
+        """The features of images uint8[3, R, R], `batch_size` of them at once."""
+        batches = [np.stack(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)]
+        parts = [self.encode(batch) for batch in batches]
+        return Features(torch.cat([part.values for part in parts]), torch.cat([part.mask for part in parts]))
 
     def encode_frames(self, pixels: Pixels) -> Features:
         """The features of one video of F frames uint8[F, 3, R, R], as those of one image.

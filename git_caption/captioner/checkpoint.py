@@ -59,6 +59,7 @@ def save(config: CaptionerConfig, network: GitNetwork, tokenizer: PreTrainedToke
     (new / CONFIG).write_text(text, encoding="utf-8")
     tokenizer.save_pretrained(new / TOKENIZER)
     save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+    shutil.copymode(new / CONFIG, new / WEIGHTS)  # safetensors writes for the owner alone, whatever the umask
     for path in [*new.rglob("*"), new]:
         _to_disk(path)
     new.rename(folder / WRITTEN)  # from here on the new checkpoint counts

@@ -45,6 +45,7 @@ def load(
 ) -> Parts:
     """The config, network, tokenizer and fingerprint of a captioner; parameters and errors as `Captioner.load`."""
     folder = Path(path).expanduser()
+    mapping_type = "linear" if mapping_type == "None" else mapping_type  # as the old tool called it
     if folder.is_file():
         old = git_tool.read(
             folder,
@@ -55,7 +56,8 @@ def load(
             input_resolution=input_resolution,
             quantization=quantization,
         )
-        network, sources = _network(old.config, old.tensors, str(folder), device, dtype)
+        source = f"{folder} with language_model {old.config.language_model.name!r}"
+        network, sources = _network(old.config, old.tensors, source, device, dtype)
         tokenizer = load_tokenizer(old.language_model)
         print_of = _fingerprint(checkpoint.weights_sha256(folder), old.config, [*sources, old.language_model])
         return old.config, network, tokenizer, print_of
@@ -66,7 +68,7 @@ def load(
         folder,
         image_encoder_type=image_encoder_type,
         language_model=language_model,
-        mapping_type="linear" if mapping_type == "None" else mapping_type,
+        mapping_type=mapping_type,
         output_grid=output_grid,
         input_resolution=input_resolution,
     )

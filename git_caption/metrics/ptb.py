@@ -5,8 +5,8 @@ then a list of punctuation taken out), so that BLEU, ROUGE-L and CIDEr are the s
 https://nlp.stanford.edu/software/tokenizer.html; the rules below were written from what the tool answers.
 
 At each place the rule that reaches furthest wins, and of two that reach equally far the first. What a pattern matches
-is its reach; its group, where it has one, is the token and the rest is what must follow. Characters no rule knows (emoji
-outside the basic plane, joiners) are dropped and part words.
+is its reach; its group, where it has one, is the token and the rest is what must follow. Characters that no rule knows
+(emoji outside the basic plane, joiners) are dropped and part words.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ def _characters(ranges: str) -> str:
 
 # Combining signs the tool takes for letters in words (but not in digits with letters, such as 3D).
 _MARKS = _characters(
-    "2c2-2c5 2d2-2df 2e5-2eb 2ed 2ef-36f 375 378-379 384-385 3f6 483-487 55a-55f 591-5bd 5bf 5c1-5c2 5c4-5c5 5c7 615-61a "
-    "64b-65e 670 6d6-6e4 6e7-6ed 6fd-6fe 70f 711 730-74c 7a6-7b0 7eb-7f3 900-903 93c 93e-94e 951-955 962-963 981-983 9bc "
-    "9be-9c4 9c7-9c8 9cb-9cd 9d7 9e2-9e3 a01-a03 a3c a3e-a4f a81-a83 abc abe-acf b82 bbe-bc2 bc6-bc8 bca-bcd c01-c03 "
-    "c3e-c56 d3e-d44 d46-d48 e31 e34-e3a e47-e4e eb1 eb4-ebc ec8-ecd"
+    "2c2-2c5 2d2-2df 2e5-2eb 2ed 2ef-36f 375 378-379 384-385 3f6 483-487 55a-55f 591-5bd 5bf 5c1-5c2 5c4-5c5 "
+    "5c7 615-61a 64b-65e 670 6d6-6e4 6e7-6ed 6fd-6fe 70f 711 730-74c 7a6-7b0 7eb-7f3 900-903 93c 93e-94e "
+    "951-955 962-963 981-983 9bc 9be-9c4 9c7-9c8 9cb-9cd 9d7 9e2-9e3 a01-a03 a3c a3e-a4f a81-a83 abc abe-acf "
+    "b82 bbe-bc2 bc6-bc8 bca-bcd c01-c03 c3e-c56 d3e-d44 d46-d48 e31 e34-e3a e47-e4e eb1 eb4-ebc ec8-ecd "
+    "1885-1886"
 )
 # Signs that are a token of their own; any other character that no rule knows is dropped.
 _SIGNS = _characters(
-    "23-26 2a-2b 2f 3c-3e 40 5c 5e-5f 7c 7e a1 a5-a9 ac ae-b1 b4 b6-b8 bf d7 f7 37e 387 589 5be 5c0 5c3 5c6 5f3-5f4 "
-    "600-603 606-60c 614 61b 61e-61f 66a 66d 6d4 700-70d 7f6-7f8 964-965 e3f e4f 1fbd 2016-2017 2020-2023 2030-2038 203b "
-    "203e-2042 2044 207a-207e 208a-208e 20a4 2100-2101 2103-2106 2108-2109 2114 2116-2118 211e-2123 2125 2127 2129 212e "
-    "213a-213b 2140-2144 214a-214d 214f 2155-215e 2190-245f 249c-24e9 2500-2775 2794-2bff 2460-249b 24ea-24ff 2776-2793 "
-    "3001-3002 3012 30fb ff01-ff0f ff1a-ff20 ff3b-ff40 ff5b-ff65 ffe0-ffe1 ffe5-ffe6"
+    "23-26 2a-2b 2f 3c-3e 40 5c 5e-5f 7c 7e a1 a5-a9 ac ae-b1 b4 b6-b8 bf d7 f7 37e 387 589 5be 5c0 5c3 5c6 "
+    "5f3-5f4 600-603 606-60c 614 61b 61e-61f 66a 66d 6d4 700-70d 7f6-7f8 964-965 e3f e4f 1fbd 2016-2017 "
+    "2020-2023 2030-2038 203b 203e-2042 2044 207a-207e 208a-208e 20a4 2100-2101 2103-2106 2108-2109 2114 "
+    "2116-2118 211e-2123 2125 2127 2129 212e 213a-213b 2140-2144 214a-214d 214f 2155-215e 2190-245f 249c-24e9 "
+    "2500-2775 2794-2bff 2460-249b 24ea-24ff 2776-2793 3001-3002 3012 30fb ff01-ff0f ff1a-ff20 ff3b-ff40 "
+    "ff5b-ff65 ffe0-ffe1 ffe5-ffe6"
 )
 _SUPERSCRIPTS = _characters("b2-b3 b9 2070 2074-2079 2080-2089")
 # What Python's \w counts as a letter and the tool, which knows an older Unicode, does not.
@@ -44,13 +46,14 @@ _NOT_LETTERS = (
     _SUPERSCRIPTS
     + r"\U00010000-\U0010ffff"
     + _characters(
-        "bc-be 37f 528-52f 560 588 5ef 860-86a 870-887 889-88e 8a1 8ad-8c9 978 980 9f4-9f9 9fc af9 b72-b77 bf0-bf2 c34 c5a "
-        "c5d c78-c7e c80 cdd d04 d54-d56 d58-d5f d70-d78 de6-def e86 e89 e8c e8e-e93 e98 ea0 ea8-ea9 eac f2a-f33 1369-137c "
-        "13f5 13f8-13fd 16ee-16f8 170d 171f 17f0-17f9 1878 191d-191e 19b0-19c0 19c8-19c9 19da 1b4c 1c80-1c88 1c90-1cba "
-        "1cbd-1cbf 1cf2-1cf3 1cfa 2150-2182 2185-2189 2460-249b 24ea-24ff 2776-2793 2c2f 2c5f 2cfd 3007 3021-3029 3038-303a "
-        "312e-312f 3192-3195 31bb-31bf 3220-3229 3248-324f 3251-325f 3280-3289 32b1-32bf 4db6-4dbf 9fcd-9fff a698-a69d "
-        "a6e6-a6ef a78f a794-a79f a7ab-a7ca a7d0-a7d1 a7d3 a7d5-a7d9 a7f2-a7f7 a830-a835 a8fd-a8fe a9e0-a9e4 a9e6-a9fe "
-        "aa7e-aa7f ab30-ab5a ab5c-ab69 ab70-abbf"
+        "bc-be 37f 528-52f 560 588 5ef 860-86a 870-887 889-88e 8a1 8ad-8c9 978 980 9f4-9f9 9fc af9 b72-b77 "
+        "bf0-bf2 c34 c5a c5d c78-c7e c80 cdd d04 d54-d56 d58-d5f d70-d78 de6-def e86 e89 e8c e8e-e93 e98 ea0 "
+        "ea8-ea9 eac f2a-f33 1369-137c 13f5 13f8-13fd 16ee-16f8 170d 171f 17f0-17f9 1878 191d-191e 19b0-19c0 "
+        "19c8-19c9 19da 1b4c 1c80-1c88 1c90-1cba 1cbd-1cbf 1cf2-1cf3 1cfa 2150-2182 2185-2189 2460-249b "
+        "24ea-24ff 2776-2793 2c2f 2c5f 2cfd 3007 3021-3029 3038-303a 312e-312f 3192-3195 31bb-31bf 3220-3229 "
+        "3248-324f 3251-325f 3280-3289 32b1-32bf 4db6-4dbf 9fcd-9fff a698-a69d a6e6-a6ef a78f a794-a79f "
+        "a7ab-a7ca a7d0-a7d1 a7d3 a7d5-a7d9 a7f2-a7f7 a830-a835 a8fd-a8fe a9e0-a9e4 a9e6-a9fe aa7e-aa7f "
+        "ab30-ab5a ab5c-ab69 ab70-abbf"
     )
 )
 _LETTER = rf"[^\W\d_{_NOT_LETTERS}]"
@@ -67,7 +70,12 @@ _HYPHENATED = (
     rf"(?:[A-Za-z0-9][A-Za-z0-9.,]*|{_ELISION})"
     rf"(?:{_HYPHEN}(?:{_ELISION}|(?:[A-Za-z]\.){{2,}}|[A-Za-z0-9]+))+"
 )
-_NUMBER = r"(?:\d*(?:[.:,\xad\u066b\u066c]\d+)+|\d+)"
+_TAG = (
+    r"""<(?:[A-Za-z][\w:.-]*(?: +[A-Za-z][\w:.-]*(?:=(?:'[^'\n]*'|"[^"\n]*"))?)* */?|/[A-Za-z][\w:.-]*"""
+    r"|[!?][A-Za-z-][^>\n]*)>"
+)
+_DIGIT = r"(?:(?![\U00010000-\U0010ffff\u0de6-\u0def\ua9f0-\ua9f9])\d)"
+_NUMBER = rf"(?:{_DIGIT}*(?:[.:,\xad\u066b\u066c]{_DIGIT}+)+|{_DIGIT}+)"
 _URL_PATH = r"""/[^\s"<>|(){}]+[^\s"<>|.!?(){},-]"""
 
 # Abbreviations keep their full stop. These also end a sentence ...
@@ -84,12 +92,13 @@ _INNER = (
     "sgt|spc|ste?|supts?|treas|vs|wm)|[Mm]fg|[Mm]tg"
 )
 _BEFORE_NUMBER = "(?i:art|ca|figs?|nos?|op|pp|prop)"  # ... and these are abbreviations only before a number.
-# A single letter with a full stop is an initial unless one of these words follows.
-_OPENERS = (
-    "A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Now Once One "
-    "Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You"
-).split()
-_OPENER = "|".join([*_OPENERS, *(word.upper() for word in _OPENERS)])
+# A single letter with a full stop is an initial unless one of these words, or a tag, follows.
+_OPENER = (
+    r"A|About|According|Additionally|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|Many|More|Now|"
+    r"Once|One|Other|Our|She|Since|So|Some|Such|That|The|Their|Then|There|These|They|This|We|What|When|While|"
+    r"Yet|You|Mr\.|Ms\."
+)
+_OPENER = f"{_OPENER}|{_OPENER.upper()}"
 _EXTENSION = (
     "(?i:bat|bmp|c|cgi|class|cpp|dll|docx?|exe|gif|gz|h|html?|jar|java|jpe?g|mov|mp3|pdf|php|pl|png|ppt|ps|py|sql|tar|"
     "txt|wav|x|xml|zip)"
@@ -148,15 +157,10 @@ _RULES = [
     _Rule(re.compile(pattern), spell)
     for pattern, spell in [
         # markup
-        (
-            r"""<(?:[A-Za-z][\w:.-]*(?: +[A-Za-z][\w:.-]*(?:=(?:'[^'\n]*'|"[^"\n]*"))?)* */?|/[A-Za-z][\w:.-]*"""
-            r"|[!?][A-Za-z-][^>\n]*)>",
-            _joined,
-        ),
+        (_TAG, _joined),
         # contractions
         (
-            rf"(?i:(?P<first>can(?=not)|gon(?=na)|wan(?=na)|got(?=ta)|lem(?=me)|gim(?=me)|'t(?=is|was))"
-            r"(?:not|na|ta|me|is|was))",
+            r"(?i:(can(?=not)|gon(?=na)|wan(?=na)|got(?=ta)|lem(?=me)|gim(?=me)|'t(?=is|was))(?:not|na|ta|me|is|was))",
             _plain,
         ),
         (rf"([A-Za-z\xad]*[A-MO-Za-mo-z]\xad*)[nN]{_APOSTROPHE}[tT]", _plain),
@@ -183,7 +187,7 @@ _RULES = [
         (rf"{_ALNUM}+(?:_{_ALNUM}+)*(?:{_HYPHEN}{_ALNUM}+(?:_{_ALNUM}+)*)+|{_ALNUM}+(?:_{_ALNUM}+)+", _plain),
         (rf"[A-Za-z0-9]+(?:{_HYPHEN}[A-Za-z]+)*(?:\\?/[A-Za-z0-9]+(?:{_HYPHEN}[A-Za-z]+)*){{1,2}}", _plain),
         (r"(?:[A-Za-z]\.)+", _plain),
-        (rf"([A-Za-z])\.\s+(?:{_OPENER})\s", _plain),
+        (rf"([A-Za-z])\.\s+(?:(?:{_OPENER})\s|{_TAG})", _plain),
         (rf"(?:{_INNER})\.", _plain),
         (rf"((?:{_BEFORE_NUMBER})\.)\s?\d", _plain),
         (r"(?i:ph|ed)\.[dD]\.", _plain),
@@ -197,7 +201,7 @@ _RULES = [
             _joined,
         ),
         # addresses and names of the web
-        (rf"(?i:https?)://[^\s\"<>|(){{}}]+[^\s\"<>|.!?(){{}},-]", str.lower),
+        (r"(?i:https?)://[^\s\"<>|(){}]+[^\s\"<>|.!?(){},-]", str.lower),
         (rf"(?:[^\s\"`'<>|.!?(){{}},-_$]+\.)+(?:com|net|org|edu)(?:{_URL_PATH})?", str.lower),
         (rf"(?i:www)\.(?:[^\s\"<>|.!?(){{}},]+\.)+[A-Za-z]{{2,4}}(?:{_URL_PATH})?", str.lower),
         (
@@ -214,7 +218,7 @@ _RULES = [
         # punctuation
         (r"&(?i:lt|gt|amp|quot|apos|nbsp|mdash|ndash);", _entity),
         (r"&\#\d+;|&[A-Za-z]acute;", str.lower),
-        (r"-{5,}|[!?]+|@+|\#+|_+|\*+|<+|>+|(?:\\\*)+", str.lower),
+        (r"-{5,}|[!?]+|@+|\#+|_+|\*+|<<?|>>?|(?:\\\*)+", str.lower),
         (r"(')[A-Za-z]\S|''|'|-{1,4}|\.{3,5}|(?:\. ){2,4}\.", _nothing),
         (_AUXILIARY, _straight),
         ("[`\u2018-\u201f\u00ab\u00bb\u2039\u203a\x91-\x94]{1,2}", _spelled),
@@ -236,6 +240,11 @@ def fold(text: str) -> str:
     return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
 
 
+def without_punctuation(tokens: Sequence[str]) -> str:
+    """The tokens that are words, joined by single spaces."""
+    return " ".join(token for token in tokens if token and token not in PUNCTUATION)
+
+
 def tokenize(captions: Sequence[str]) -> list[str]:
     """The words of each caption, lower-cased, joined by single spaces, without punctuation.
 
@@ -251,7 +260,7 @@ def tokenize(captions: Sequence[str]) -> list[str]:
             word = simple[1].lower()
             position = simple.end()
         elif text[position] == "\n":
-            lines.append(" ".join(words))
+            lines.append(without_punctuation(words))
             words = []
             position += 1
             continue
@@ -261,8 +270,7 @@ def tokenize(captions: Sequence[str]) -> list[str]:
         else:
             token, word = _longest(text, position)
             position += len(token)
-        if word and word not in PUNCTUATION:
-            words.append(word)
+        words.append(word)
     assert len(lines) == len(captions), f"{len(captions)} captions gave {len(lines)} lines"
     return lines
 

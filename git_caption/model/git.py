@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class GitNetwork(nn.Module):
         self.mapper = mapper
         self.language_model = language_model
         # peft's wrapper takes anything and passes it on, so the model inside is asked
-        inner: Any = language_model.get_base_model() if hasattr(language_model, "get_base_model") else language_model
+        inner: PreTrainedModel = getattr(language_model, "get_base_model", lambda: language_model)()
         self.takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
 
     def forward(self, pixels: Tensor, batch: TextBatch) -> Tensor:
@@ -93,7 +93,7 @@ class GitNetwork(nn.Module):
             order = mask.long().argsort(dim=1, stable=True)[:, -int(lengths.max()) :]
             values = values.gather(1, order[..., None].expand(-1, -1, values.shape[2]))
             mask = mask.gather(1, order)
-            values = values * mask[..., None]
+            values = values.masked_fill(~mask[..., None], 0.0)
         return {"inputs_embeds": values, "attention_mask": mask.long()}
 
     def token_logprobs(self, features: Features, batch: TextBatch) -> Tensor:
@@ -109,18 +109,18 @@ class GitNetwork(nn.Module):
             raise UsageError(f"{len(batch.target_ids)} targets for {len(batch.prompt_ids)} prompts")
         context = self.language_inputs(features, batch.prompt_ids)
         start = context["inputs_embeds"].shape[1]
-        targets, _ = _padded(batch.target_ids, context["inputs_embeds"].device, padding=IGNORED)
+        targets, target_mask = _padded(batch.target_ids, context["inputs_embeds"].device, padding=IGNORED)
         length = targets.shape[1]
         if length == 0:
             return context["inputs_embeds"].new_zeros(targets.shape, dtype=torch.float32)
-        check_context(self.language_model, start, length)
+        self._check_lengths(context["attention_mask"].sum(1), target_mask.sum(1))
         embedded = self._embed_tokens(targets.clamp(min=0)).to(context["inputs_embeds"].dtype)
-        mask = torch.cat([context["attention_mask"], torch.ones_like(targets)], dim=1)
         options = {}
-        if not bool(mask.all()):  # without padding on the left, plain causal attention is exact and faster
-            options["attention_mask"] = mask
+        if not bool(context["attention_mask"].all()):
+            options["attention_mask"] = torch.cat([context["attention_mask"], target_mask.long()], dim=1)
             if self.takes_positions:
-                options["position_ids"] = position_ids(mask)
+                options["position_ids"] = position_ids(options["attention_mask"])
+        # else plain causal attention, which is exact, for targets do not see the padding to their right, and faster
         logits = self.language_model(
             inputs_embeds=torch.cat([context["inputs_embeds"], embedded], dim=1),
             logits_to_keep=torch.arange(start - 1, start - 1 + length, device=targets.device),
@@ -131,6 +131,10 @@ class GitNetwork(nn.Module):
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
         )
         return -losses.view(targets.shape)
+
+    def _check_lengths(self, before: Tensor, after: Tensor) -> None:
+        longest = int((before + after).argmax())
+        check_context(self.language_model, int(before[longest]), int(after[longest]))
 
     @property
     def _embed_tokens(self) -> nn.Embedding:

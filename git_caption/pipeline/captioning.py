@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from git_caption.captioner.captioner import Captioner, Generated, Identity
+from git_caption.captioner.captioner import Captioner, Features, Generated, Identity
 from git_caption.errors import DataError
-from git_caption.model.vision import Features
 from git_caption.params.decoding import Decoding
 from git_caption.pipeline.batches import plan
 from git_caption.samples.sample import Failure, ImageSample
@@ -34,7 +32,7 @@ class Captioning:
 
     def __call__(self, samples: list[ImageSample]) -> list[Lines | Failure]:
         """The lines of each sample, in order; a Failure where a prompt does not fit the language model."""
-        features = self._features(samples)
+        features = self.captioner.encode_many([sample.pixels for sample in samples], self.batch_size)
         rows = [(image, prompt, identity) for image, s in enumerate(samples) for prompt, identity in self._asked(s)]
         lengths = [len(self.captioner.prompt_ids(prompt)) for _, prompt, _ in rows]
         texts: list[list[Generated] | DataError] = [[]] * len(rows)
@@ -70,11 +68,6 @@ class Captioning:
             else:
                 lines.append([dumps({"question_id": asked.question_id, "answer": found[0].text, **_scores(found[0])})])
         return Failure(sample.key, "; ".join(errors), lines) if errors else lines
-
-    def _features(self, samples: Sequence[ImageSample]) -> Features:
-        batches = [samples[start : start + self.batch_size] for start in range(0, len(samples), self.batch_size)]
-        encoded = [self.captioner.encode(np.stack([sample.pixels for sample in batch])) for batch in batches]
-        return Features(torch.cat([part.values for part in encoded]), torch.cat([part.mask for part in encoded]))
 
     def _asked(self, sample: ImageSample) -> list[tuple[str, Identity]]:
         """The prompts about a sample, each with what its sampling is seeded by."""

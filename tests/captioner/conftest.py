@@ -28,7 +28,7 @@ ENCODER = ImageEncoderConfig(
     architecture={
         "embed_dim": 12,
         "quick_gelu": True,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 2, "head_width": 8},
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1, "head_width": 64},
     },
     output="pooled",
 )

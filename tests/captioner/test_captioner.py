@@ -117,12 +117,20 @@ def test_features_are_those_of_the_normalised_pixels(make_captioner, pictures):
     assert torch.equal(captioner.encode(torch.from_numpy(pixels)).values, features.values)
 
 
+def test_encoding_many_is_encoding_some_at_a_time(make_captioner, pictures):
+    captioner = make_captioner()
+    pixels = [captioner.transform(decode(path.read_bytes())) for path in pictures]
+    many = captioner.encode_many(pixels, 2)
+    assert torch.allclose(many.values, captioner.encode(np.stack(pixels)).values, atol=1e-6)
+    assert many.mask.shape == (3, 1) and bool(many.mask.all())
+
+
 def test_frames_of_a_video_follow_one_another_on_grid(make_captioner, pictures):
     captioner = make_captioner("gpt2", "linear", "grid")
     pixels = np.stack([captioner.transform(decode(path.read_bytes())) for path in pictures])
     single, video = captioner.encode(pixels), captioner.encode_frames(pixels)
     tokens = 1 + (32 // 16) ** 2
-    assert single.values.shape == (3, tokens, 16) and video.values.shape == (1, 3 * tokens, 16)
+    assert single.values.shape == (3, tokens, 64) and video.values.shape == (1, 3 * tokens, 64)
     assert torch.equal(video.values[0, tokens : 2 * tokens], single.values[1])
     assert video.mask.shape == (1, 3 * tokens) and bool(video.mask.all())
 

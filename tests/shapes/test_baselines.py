@@ -7,12 +7,12 @@ from git_caption.shapes.questions import Asked
 from git_caption.shapes.scenes import COLORS, PLACES, SHAPES, SIZES, Object, Scene, random_scene
 
 
-def test_the_best_constant_caption_beats_every_caption_of_one_object():
+def test_the_best_constant_caption_beats_captions_of_one_object():
     rng = random.Random(0)
-    scenes = [random_scene(rng) for _ in range(150)]
+    scenes = [random_scene(rng) for _ in range(60)]
     best = best_constant_caption(scenes)
     mean = sum(attribute_accuracy(best, scene) for scene in scenes) / len(scenes)
-    for shape, color, size, place in product(SHAPES, COLORS, SIZES, PLACES):
+    for shape, color, size, place in rng.sample(list(product(SHAPES, COLORS, SIZES, PLACES)), 60):
         caption = f"a {size} {color} {shape} in the {place}."
         assert mean >= sum(attribute_accuracy(caption, scene) for scene in scenes) / len(scenes), caption
 

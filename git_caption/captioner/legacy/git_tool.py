@@ -102,21 +102,21 @@ def read(
         raise UsageError(f"{path}: " + "; ".join(conflicts))
 
     name = language_model or LANGUAGE_MODEL
-    quantization = quantization or ("8bit" if "llama" in name.lower() else "none")
     in_file = any(key.startswith("language_model.") for key in tensors)
     folder = resolve_language_model(name, weights=not in_file)
     renamed = {f"image_encoder.visual.{key}": value for key, value in visual.items() if not (grid and key == "proj")}
     renamed |= {f"mapper.{key}": value for key, value in projection.items()}
-    architecture = None
     if in_file:
         renamed |= _language_tensors(tensors, path)
-        architecture = AutoConfig.from_pretrained(folder, local_files_only=True).to_diff_dict()
+    architecture = AutoConfig.from_pretrained(folder, local_files_only=True).to_diff_dict()
+    if quantization is None:
+        quantization = "8bit" if architecture["model_type"] == "llama" else "none"
     config = CaptionerConfig(
         image_encoder=encoder,
         mapper=MapperConfig(type=mapper, prefix_length=_prefix_length(projection, tensors)),
         language_model=LanguageModelConfig(
             name=name,
-            architecture=architecture,
+            architecture=architecture if in_file else None,
             weights=None if in_file else WeightsSource(id=name),
             quantization=quantization,
         ),

@@ -10,9 +10,10 @@ from git_caption.model.vision import build_image_encoder
 from git_caption.params.model import ImageEncoderConfig
 
 
-@pytest.mark.parametrize("name", OPENAI_NAMES)
-@pytest.mark.parametrize("output", ["pooled", "grid"])
-def test_every_tower_is_told_from_its_shapes(name, output):
+@pytest.mark.parametrize(
+    ("name", "output"), [("ViT-B/32", "pooled"), ("ViT-B/16", "grid"), ("RN50", "pooled"), ("RN50", "grid")]
+)
+def test_a_tower_is_told_from_its_shapes(name, output):
     with torch.device("meta"):
         encoder = build_image_encoder(ImageEncoderConfig(name=name, output=output))
     tower = described(encoder.visual.state_dict(), "file")
@@ -20,6 +21,14 @@ def test_every_tower_is_told_from_its_shapes(name, output):
     assert encoder.width == (tower.pooled_width if output == "pooled" else tower.grid_width)
     if output == "pooled":
         assert tower == of_name(name)
+
+
+def test_no_two_towers_are_taken_for_one_another():
+    for name in OPENAI_NAMES:
+        tower = of_name(name)
+        assert name_of(tower) == name
+        if tower.patch is None:  # without attention pooling a ResNet's file tells less
+            assert name_of(Tower(tower.layers, tower.width, None, None, None)) == name
 
 
 def test_sizes_as_openai_published_them():

@@ -1,0 +1,172 @@
+"""`train.py` on a small set of shapes: what it writes, what it keeps frozen, what it refuses."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from git_caption.errors import UsageError
+from git_caption.jobs.shapes import make
+from git_caption.model.clip_text import ClipText
+from git_caption.model.git import TextBatch
+from git_caption.params.shapes import ShapesDataParams
+from git_caption.samples.collate import Batch
+from git_caption.training import objectives
+from git_caption.training.main import main, parse_command
+
+ROOT = Path(__file__).parents[2]
+VISION = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 16, "image_size": 32},
+}
+GPT2 = {"model_type": "gpt2", "n_positions": 128, "n_embd": 16, "n_layer": 1, "n_head": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    make(ShapesDataParams(out_dir=str(folder), train=64, test=4))
+    return folder
+
+
+def _config(data, out, **changes):
+    values = {
+        "output_dir": str(out),
+        "image_tsv": str(data / "train.img.tsv"),
+        "caption_tsv": str(data / "train.caption.tsv"),
+        "question_tsv": str(data / "train.question.tsv"),
+        "image_encoder": {"name": "custom", "architecture": VISION, "output": "grid"},
+        "mapper": {"type": "linearLn"},
+        "language_model": {"name": "small", "architecture": GPT2},
+        "prompt": {"question": "question: {question} answer:"},
+        "input_resolution": 32,
+        "vocab_size": 300,
+        "train_image_encoder": True,
+        "train_language_model": True,
+        "bs": 16,
+        "lr": 1e-2,
+        "warmup_steps": 2,
+        "num_workers": 0,
+        "log_every": 1,
+        "device": "cpu",
+        **changes,
+    }
+    path = Path(out).parent / f"{Path(out).name}.json"
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_captions(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["--config", _config(data, out, epochs=6)]) == 0
+    with open(out / "journal.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, 25))
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    assert float(rows[0]["lr"]) == 0.0 and float(rows[2]["lr"]) == 1e-2
+
+    from git_caption import Captioner
+
+    captioner = Captioner.load(out, device="cpu")
+    texts = captioner.caption([ROOT / "data/shapes/example.jpg"] * 2, num_beams=1)
+    assert len(texts) == 2 and texts[0] == texts[1]
+    assert captioner.config.prompt.question == "question: {question} answer:"
+
+
+def test_the_same_command_trains_the_same_weights(data, tmp_path):
+    for name in ("first", "second"):
+        assert main(["--config", _config(data, tmp_path / name)]) == 0
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_frozen_parts_keep_their_weights_and_are_referred_to(data, tmp_path):
+    clip = tmp_path / "clip"
+    encoder = {"name": "custom", "architecture": VISION, "output": "pooled"}
+    config = _config(data, clip, objective="contrastive", image_encoder=encoder, question_tsv=None)
+    assert main(["--config", config]) == 0
+    weights = clip / "model.safetensors"
+    assert all(name.startswith("visual.") for name in load_file(weights))
+
+    out = tmp_path / "frozen"
+    encoder = {"name": "custom", "architecture": VISION, "output": "grid", "weights": {"id": str(weights)}}
+    assert main(["--config", _config(data, out, image_encoder=encoder, train_image_encoder=False)]) == 0
+    stored = load_file(out / "model.safetensors")
+    assert {name.split(".")[0] for name in stored} == {"mapper", "language_model"}
+    written = json.loads((out / "config.json").read_text())["image_encoder"]["weights"]
+    assert written["id"] == str(weights) and len(written["sha256"]) == 64
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path, capsys):
+    assert main(["--config", _config(data, tmp_path / "nan", lr=1e30, warmup_steps=0, epochs=3)]) == 1
+    assert "at step" in capsys.readouterr().err
+    assert not (tmp_path / "nan" / "config.json").exists()
+
+
+def test_flags_win_over_the_config_file(data, tmp_path):
+    config = _config(data, tmp_path / "x")
+    params = parse_command(["--config", config, "--lr", "1e-4", "--epochs", "3", "--train_language_model", "False"])
+    assert (params.lr, params.epochs, params.train_language_model, params.bs) == (1e-4, 3.0, False, 16)
+
+
+def test_wrong_keys_are_all_named_before_anything_is_loaded(data, tmp_path, capsys):
+    config = _config(data, tmp_path / "x", bs=0, warmup_step=3, image_tsv=str(data / "absent.tsv"))
+    assert main(["--config", config]) == 2
+    error = capsys.readouterr().err
+    assert "'bs'" in error and "did you mean 'warmup_steps'" in error and "absent.tsv" in error
+
+
+def test_contrastive_needs_pooled_features(data, tmp_path):
+    with pytest.raises(UsageError, match="contrastive compares pooled features"):
+        parse_command(["--config", _config(data, tmp_path / "x", objective="contrastive")])
+
+
+def test_the_door_answers_help():
+    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--train_language_model" in done.stdout and "configs/shapes.yaml" in done.stdout
+
+
+class _Counting(torch.nn.Module):
+    """Stands where the network does: the log-probability of each target token is minus its id."""
+
+    def encode(self, pixels):
+        from git_caption.model.vision import Features
+
+        return Features(pixels.mean((2, 3))[:, None], torch.ones(len(pixels), 1, dtype=torch.bool))
+
+    def token_logprobs(self, features, batch: TextBatch):
+        longest = max(map(len, batch.target_ids))
+        return torch.tensor([[-float(t) for t in ids] + [0.0] * (longest - len(ids)) for ids in batch.target_ids])
+
+
+def test_the_caption_loss_is_the_sum_over_target_tokens_by_their_number():
+    targets = [[1], [2, 3], [4, 5, 6], [7], [8]]
+    batch = Batch(torch.zeros(2, 3, 4, 4), torch.tensor([0, 0, 1, 1, 1]), [[9]] * 5, targets)
+    loss = objectives.CaptionObjective(_Counting()).loss(torch.zeros(2, 3, 4, 4), batch)
+    assert loss.item() == pytest.approx(sum(range(1, 9)) / 8)
+
+
+def test_the_contrastive_loss_of_a_perfect_match_is_near_zero_and_of_a_swap_is_not():
+    from git_caption.model.vision import Features
+
+    torch.manual_seed(0)
+    text = ClipText(width=8, layers=1, heads=2, context=4, vocab=10, embed_dim=6).eval()
+    text.log_scale.data.fill_(4.0)
+    captions = [[1, 2], [3, 4, 5]]
+    own = torch.stack([text(torch.tensor([ids]), torch.tensor([len(ids)]))[0] for ids in captions]).detach()
+
+    class Encoder(torch.nn.Module):
+        def forward(self, pixels):
+            rows = own if pixels[0, 0, 0, 0] == 0 else own.flip(0)
+            return Features(rows[:, None], torch.ones(2, 1, dtype=torch.bool))
+
+    objective = objectives.ContrastiveObjective(Encoder(), text)
+    batch = Batch(torch.zeros(2, 3, 1, 1), torch.tensor([0, 1]), [[], []], captions)
+    right, swapped = (objective.loss(torch.full((2, 3, 1, 1), value), batch).item() for value in (0.0, 1.0))
+    assert right < 0.1 < 1.0 < swapped
