@@ -69,7 +69,8 @@ def single_image(params: SingleImageParams) -> None:
         texts = captioner.describe(list(good.values()), [prompt] * len(good), decoding, identities) if good else []
         by_path = dict(zip(good, texts, strict=True))
         for path in read:
-            print(f"{path}\t{_printed(by_path[path], decoding) if path in by_path else ''}", flush=True)
+            text = _printed(by_path[path], decoding) if path in by_path else ""
+            print(f"{path}\t{' '.join(text.split())}", flush=True)  # whatever the text holds, one line
     if failures.count:
         print(f"{failures.count} of {len(several)} images could not be read", file=sys.stderr)
 

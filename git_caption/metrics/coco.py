@@ -99,7 +99,7 @@ def score(
         running = {metric: pool.submit(_alone, computations[metric]) for metric in wanted}
         found = {metric: future.result() for metric, future in running.items()}
     if "CIDEr" in wanted and len(images) == 1:
-        notes.append("CIDEr weighs words by how few of the evaluated images have them: over one image it is always 0")
+        notes.append("CIDEr weighs words by how few of the scored images have them: over one image it is always 0")
     return _collected(found, images, used, len(known), notes)
 
 
@@ -131,7 +131,7 @@ def _tokenize(
         except java.Unavailable as reason:
             if tokenizer == "java":
                 raise JobFailed(f"tokenizer 'java' cannot run: {reason}; 'python' gives the same words") from reason
-            notes.append(f"captions are tokenized by our own tokenizer: Java's {reason}")
+            notes.append(f"captions were tokenized by our own tokenizer, not Java's ({reason})")
         else:
             return [ptb.without_punctuation(line.split(" ")) for line in lines], "java"
     return ptb.tokenize(folded), "python"

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,7 +118,8 @@ class Meteor:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._errors = tempfile.TemporaryFile()
+        self._files = ExitStack()
+        self._errors = self._files.enter_context(tempfile.TemporaryFile())
         command = _command(["-Xmx2G", "-jar", str(jar(METEOR_JAR)), "-", "-", "-stdio", "-l", "en", "-norm"])
         try:
             self._process = subprocess.Popen(
@@ -129,7 +130,7 @@ class Meteor:
                 stderr=self._errors,  # a file never fills up, as a pipe that nobody reads does
             )
         except OSError as error:
-            self._errors.close()
+            self._files.close()
             raise Unavailable(f"{command[0]} does not start: {error.strerror}") from error
 
     def __enter__(self) -> Self:
@@ -140,9 +141,10 @@ class Meteor:
     ) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+        for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError):  # what was not written yet goes nowhere
                 cast(IO[bytes], pipe).close()
+        self._files.close()
 
     def scores(self, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
         """METEOR over all captions, and of each.
@@ -194,7 +196,7 @@ class Meteor:
 
         sender = threading.Thread(target=send, daemon=True)
         sender.start()
-        found = []
+        found: list[str] = []
         for _ in range(answers):
             line = stdout.readline()
             if not line.endswith(b"\n"):

@@ -92,8 +92,8 @@ def test_a_batch_holds_one_text_for_each_caption_and_question_drawn(files, token
 def test_an_epoch_shows_every_picture_once_in_an_order_of_its_own(files, tokenizer):
     samples = files(12)
     steps = TrainingSteps(samples, Collate(tokenizer, PromptConfig(), 1, 0), batch_size=4, seed=1)
-    levels = [[int(round(float(image.float().mean()))) for image in steps[step].pixels] for step in range(6)]
-    epochs = [sum(levels[:3], []), sum(levels[3:], [])]
+    levels = [[round(float(image.float().mean())) for image in steps[step].pixels] for step in range(6)]
+    epochs = [[level for step in part for level in step] for part in (levels[:3], levels[3:])]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
     assert epochs[0] != epochs[1]
 

@@ -1,0 +1,225 @@
+"""The inference jobs on a small random captioner: what they print and write, against the captioner asked directly."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from git_caption.errors import DataError, JobFailed, UsageError
+from git_caption.jobs import infer
+from git_caption.params.infer import CocoParams, SingleImageParams, SingleTsvParams
+from git_caption.params.schema import parse
+from git_caption.tsv.rows import ImageRow, Question, QuestionRow
+from git_caption.tsv.writer import TsvWriter
+from tests.small_captioner import small_captioner
+
+COLORS = [(220, 30, 30), (20, 200, 60), (30, 40, 210), (240, 240, 90), (5, 5, 5)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "checkpoint"
+    small_captioner(tmp_path_factory.mktemp("lm")).save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def captioner(model):
+    from git_caption import Captioner
+
+    return Captioner.load(model, device="cpu")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, color in enumerate(COLORS):
+        image = Image.new("RGB", (40, 32), color)
+        image.paste((255, 255, 255), (3 * number, 4, 3 * number + 12, 20))
+        image.save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def image_tsv(tmp_path, pictures):
+    path = tmp_path / "images.tsv"
+    with TsvWriter(path) as writer:
+        for file in sorted(pictures.iterdir()):
+            writer.write(ImageRow(file.stem, file.read_bytes()).columns())
+    return str(path)
+
+
+def _single(model, **keys):
+    return parse(SingleImageParams, {"model_path": model, "device": "cpu", **keys}, "job")
+
+
+def _tsv(model, **keys):
+    return parse(SingleTsvParams, {"model_path": model, "device": "cpu", "num_workers": 0, **keys}, "job")
+
+
+def test_one_image_prints_its_caption_alone(model, captioner, pictures, capsys):
+    infer.single_image(_single(model, image_path=str(pictures / "1.png")))
+    assert capsys.readouterr().out == captioner.caption([pictures / "1.png"])[0] + "\n"
+
+
+def test_a_prompt_is_a_question(model, captioner, pictures, capsys):
+    infer.single_image(_single(model, image_path=str(pictures / "1.png"), prefix="what is it?"))
+    assert capsys.readouterr().out == captioner.answer([pictures / "1.png"], ["what is it?"])[0] + "\n"
+
+
+def test_a_folder_and_a_pattern_print_a_line_for_each_image(model, captioner, pictures, capsys):
+    (pictures / "notes.txt").write_text("not an image, and not asked for")
+    files = sorted(pictures.glob("*.png"))
+    texts = [" ".join(text.split()) for text in captioner.caption(files)]
+    expected = "".join(f"{file}\t{text}\n" for file, text in zip(files, texts, strict=True))
+    for path in (str(pictures), str(pictures / "*.png")):
+        infer.single_image(_single(model, image_path=path, batch_size=2))
+        assert capsys.readouterr().out == expected
+
+
+def test_a_broken_image_of_a_folder_is_listed_and_the_others_go_on(model, pictures, capsys):
+    (pictures / "2.png").write_bytes(b"<html>no picture</html>")
+    infer.single_image(_single(model, image_path=str(pictures)))
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 5 and out.splitlines()[2] == f"{pictures}/2.png\t"
+    assert "2.png" in err and "1 of 5 images could not be read" in err
+    with pytest.raises(DataError, match=r"2\.png"):
+        infer.single_image(_single(model, image_path=str(pictures), on_error="raise"))
+    with pytest.raises(JobFailed, match="1 images could not be read, 'max_errors' allows 0"):
+        infer.single_image(_single(model, image_path=str(pictures), max_errors=0))
+
+
+def test_a_list_of_images_is_one_video(model, captioner, pictures, capsys):
+    frames = [str(pictures / "0.png"), str(pictures / "3.png")]
+    infer.single_image(_single(model, image_path=frames))
+    assert capsys.readouterr().out == captioner.caption([frames])[0] + "\n"
+
+
+def test_a_folder_without_images_is_refused(model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"holds no image.*\.jpg"):
+        infer.single_image(_single(model, image_path=str(tmp_path / "empty")))
+
+
+def test_several_captions_print_as_json_best_first(model, pictures, capsys):
+    infer.single_image(
+        _single(model, image_path=str(pictures / "1.png"), num_beams=3, num_captions=2, with_scores=True)
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 2 and set(found[0]) == {"caption", "logprob", "mean_logprob"}
+    assert all(round(entry["logprob"], 4) == entry["logprob"] < 0 for entry in found)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_a_tsv_is_captioned_in_order_whatever_the_batch(model, captioner, pictures, image_tsv, tmp_path, batch_size):
+    out = tmp_path / "out" / "captions.tsv"
+    infer.single_tsv(_tsv(model, image_tsv=image_tsv, out_tsv=str(out), batch_size=batch_size))
+    files = sorted(pictures.iterdir())
+    expected = [
+        f'{file.stem}\t[{{"caption":{json.dumps(text)}}}]'
+        for file, text in zip(files, captioner.caption(files), strict=True)
+    ]
+    assert out.read_text().splitlines() == expected
+    assert out.with_suffix(".lineidx").exists() and out.with_suffix(".lineidx.8b").exists()
+
+
+@pytest.fixture
+def question_tsv(tmp_path):
+    path = tmp_path / "questions.tsv"
+    asked = [
+        ["what?"],
+        ["is it a very large red square or two of them?", "no?"],
+        [],
+        ["what is left of the star?"],
+        ["?"],
+    ]
+    with TsvWriter(path) as writer:
+        for number, texts in enumerate(asked):
+            rows = tuple(Question(f"q{number}-{i}", text) for i, text in enumerate(texts))
+            writer.write(QuestionRow(str(number), rows).columns())
+    return str(path), asked
+
+
+def test_questions_are_answered_a_line_each(model, captioner, pictures, image_tsv, question_tsv, tmp_path):
+    path, asked = question_tsv
+    out = tmp_path / "answers.tsv"
+    infer.single_tsv(_tsv(model, image_tsv=image_tsv, question_tsv=path, out_tsv=str(out), batch_size=3))
+    expected = []
+    for number, texts in enumerate(asked):
+        for i, text in enumerate(texts):
+            answer = captioner.answer([pictures / f"{number}.png"], [text])[0]
+            expected.append(f'{{"answer":{json.dumps(answer)},"question_id":"q{number}-{i}"}}')
+    assert out.read_text().splitlines() == expected
+
+
+def test_a_broken_image_leaves_an_empty_answer_for_each_question(model, image_tsv, question_tsv, tmp_path, capsys):
+    lines = Path(image_tsv).read_text().splitlines()
+    lines[1] = "1\tbm90IGFuIGltYWdl"
+    broken = tmp_path / "broken.tsv"
+    broken.write_text("\n".join(lines) + "\n")
+    out = tmp_path / "answers.tsv"
+    infer.single_tsv(_tsv(model, image_tsv=str(broken), question_tsv=question_tsv[0], out_tsv=str(out)))
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [entry["question_id"] for entry in answers] == ["q0-0", "q1-0", "q1-1", "q3-0", "q4-0"]
+    assert [entry["answer"] for entry in answers[1:3]] == ["", ""]
+    errors = (tmp_path / "answers.tsv.errors.tsv").read_text()
+    assert errors.count("\n") == 1 and "broken.tsv:2" in errors
+    assert "1 rows skipped" in capsys.readouterr().out
+
+
+def test_a_question_too_long_for_the_model_is_its_rows_failure_only(model, image_tsv, tmp_path):
+    path, out = tmp_path / "long.tsv", tmp_path / "answers.tsv"
+    with TsvWriter(path) as writer:
+        for number in range(len(COLORS)):
+            text = "very " * 400 + "long?" if number == 2 else "what?"
+            writer.write(QuestionRow(str(number), (Question(number, text),)).columns())
+    infer.single_tsv(_tsv(model, image_tsv=image_tsv, question_tsv=str(path), out_tsv=str(out)))
+    answers = [json.loads(line)["answer"] for line in out.read_text().splitlines()]
+    assert answers[2] == "" and all(answers[:2] + answers[3:])
+    assert "question_id 2" in (tmp_path / "answers.tsv.errors.tsv").read_text()
+
+
+def test_several_answers_to_a_question_are_refused(model, image_tsv, question_tsv, tmp_path):
+    params = _tsv(
+        model, image_tsv=image_tsv, question_tsv=question_tsv[0], out_tsv=str(tmp_path / "a.tsv"), num_captions=2
+    )
+    with pytest.raises(UsageError, match="'num_captions': 2 asked for"):
+        infer.single_tsv(params)
+
+
+def test_a_coco_split_is_captioned_into_a_result_file(model, captioner, pictures, tmp_path):
+    folder = tmp_path / "coco"
+    (folder / "annotations").mkdir(parents=True)
+    images = [{"id": 40 + number, "file_name": f"{number}.png"} for number in range(5)]
+    (folder / "annotations" / "captions_val2017.json").write_text(json.dumps({"images": images, "annotations": []}))
+    shutil.copytree(pictures, folder / "val2017")
+    (folder / "val2017" / "1.png").unlink()
+    out = tmp_path / "results.json"
+    keys = {"data_dir": str(folder), "data_type": "val2017", "json_path": str(out), "p_test": 0.6, "temperature": 0}
+    infer.coco(parse(CocoParams, {"model_path": model, "device": "cpu", "num_workers": 0, **keys}, "job"))
+    texts = captioner.caption([pictures / "0.png", pictures / "2.png"], num_beams=1)
+    assert json.loads(out.read_text()) == [
+        {"image_id": 40, "caption": texts[0]},
+        {"image_id": 41, "caption": ""},
+        {"image_id": 42, "caption": texts[1]},
+    ]
+    assert "no such image in val2017" in (tmp_path / "results.tsv.errors.tsv").read_text()
+
+
+def test_a_captioner_is_loaded_once_for_the_jobs_of_a_command(model):
+    first = _single(model, image_path=[model + "/config.json"])
+    assert infer.load_captioner(first.model, first.running) is infer.load_captioner(first.model, first.running)
+
+
+def test_gif_bytes_in_a_tsv_are_read_too(model, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), (9, 200, 9)).save(buffer, "GIF")
+    path, out = tmp_path / "gif.tsv", tmp_path / "captions.tsv"
+    with TsvWriter(path) as writer:
+        writer.write(ImageRow("g", buffer.getvalue()).columns())
+    infer.single_tsv(_tsv(model, image_tsv=str(path), out_tsv=str(out)))
+    assert out.read_text().startswith('g\t[{"caption":"') and not (tmp_path / "captions.tsv.errors.tsv").exists()

@@ -1,0 +1,57 @@
+"""A small random captioner, built in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from git_caption.captioner.captioner import Captioner
+from git_caption.model.git import GitNetwork
+from git_caption.model.language import build_language_model, width
+from git_caption.model.mapping import build_mapper
+from git_caption.model.vision import build_image_encoder
+from git_caption.params.decoding import DecodingParams
+from git_caption.params.model import (
+    CaptionerConfig,
+    ImageEncoderConfig,
+    LanguageModelConfig,
+    MapperConfig,
+    TransformConfig,
+)
+from git_caption.text.tokenizer import load_tokenizer
+from tests import hub_cache
+
+ENCODER = ImageEncoderConfig(
+    name="custom",
+    architecture={
+        "embed_dim": 12,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1, "head_width": 64},
+    },
+    output="pooled",
+)
+
+
+def small_captioner(
+    folder: Path, family: str = "gpt2", mapper: str = "mlp", output: str = "pooled", seed: int = 0
+) -> Captioner:
+    """A captioner whose texts differ from image to image; its language model is written into `folder` if absent."""
+    if not (folder / "config.json").is_file():
+        hub_cache.language_model(folder, family)
+    torch.manual_seed(seed)
+    encoder = build_image_encoder(replace(ENCODER, output=output))
+    config = CaptionerConfig(
+        image_encoder=replace(ENCODER, output=output),
+        mapper=MapperConfig(type=mapper, prefix_length=3, clip_length=2, layers=1, heads=2),
+        language_model=LanguageModelConfig(name=family),
+        transform=TransformConfig(resolution=32),
+        decoding=DecodingParams(num_beams=2, max_new_tokens=8),
+    )
+    model = build_language_model(config.language_model, folder)
+    built = build_mapper(config.mapper, encoder.width, width(model), output == "pooled")
+    with torch.no_grad():
+        for parameter in [*built.parameters(), *encoder.parameters()]:
+            parameter.add_(0.4 * torch.randn_like(parameter))
+    return Captioner(config, GitNetwork(encoder, built, model).eval(), load_tokenizer(folder))
