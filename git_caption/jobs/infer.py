@@ -101,8 +101,17 @@ def load_captioner(model: ModelParams, running: RunningParams) -> Captioner:
 
 @lru_cache(maxsize=1)
 def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any) -> Captioner:
-    keys = {key: value for key, value in asdict(model).items() if key != "model_path"}
-    return Captioner.load(model.model_path, **keys, device=device, dtype=dtype, quantization=quantization)
+    return Captioner.load(
+        model.model_path,
+        image_encoder_type=model.image_encoder_type,
+        language_model=model.language_model,
+        mapping_type=model.mapper,
+        output_grid=model.output_grid,
+        input_resolution=model.input_resolution,
+        quantization=quantization,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def _write(

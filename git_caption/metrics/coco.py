@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from git_caption.errors import DataError, JobFailed
+from git_caption.errors import DataError, JobFailed, UsageError
 from git_caption.metrics import java, ptb
 
 Metric = Literal["Bleu", "METEOR", "ROUGE_L", "CIDEr", "SPICE"]
@@ -60,7 +60,7 @@ def score(
     tokenizer: Literal["auto", "java", "python"] = "auto",
     timeout: float = TIMEOUT,
 ) -> Scores:
-    """Score one caption an image against its references; images without a candidate are left out and told.
+    """Score one caption an image against its references; images without a candidate are left out.
 
     Args:
         candidates: caption by image id.
@@ -72,13 +72,15 @@ def score(
     Raises:
         DataError: no candidates, or some without any reference.
         JobFailed: tokenizer 'java' cannot run.
+        UsageError: a metric is unknown.
     """
-    wanted = [metric for metric in NAMES if metric in set(metrics)]
+    asked = list(metrics)
+    if strange := [metric for metric in asked if metric not in NAMES]:
+        raise UsageError(f"unknown metric {strange[0]!r}; known: {', '.join(NAMES)}")
+    wanted = [metric for metric in NAMES if metric in asked]
     known = {image: texts for image, texts in references.items() if texts}
     images = _matched(candidates, known)
-    notes = (
-        [] if len(images) == len(known) else [f"{len(known) - len(images)} of {len(known)} images have no candidate"]
-    )
+    notes: list[str] = []
     counts = [len(known[image]) for image in images]
     texts = [text for image in images for text in known[image]] + [candidates[image] for image in images]
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,9 +118,8 @@ class Meteor:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._files = ExitStack()
-        self._errors = self._files.enter_context(tempfile.TemporaryFile())
         command = _command(["-Xmx2G", "-jar", str(jar(METEOR_JAR)), "-", "-", "-stdio", "-l", "en", "-norm"])
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         try:
             self._process = subprocess.Popen(
                 command,
@@ -130,7 +129,7 @@ class Meteor:
                 stderr=self._errors,  # a file never fills up, as a pipe that nobody reads does
             )
         except OSError as error:
-            self._files.close()
+            self._errors.close()
             raise Unavailable(f"{command[0]} does not start: {error.strerror}") from error
 
     def __enter__(self) -> Self:
@@ -144,7 +143,7 @@ class Meteor:
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError):  # what was not written yet goes nowhere
                 cast(IO[bytes], pipe).close()
-        self._files.close()
+        self._errors.close()
 
     def scores(self, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
         """METEOR over all captions, and of each.

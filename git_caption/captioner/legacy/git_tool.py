@@ -37,6 +37,11 @@ from git_caption.params.model import (
 )
 
 LANGUAGE_MODEL = "facebook/opt-2.7b"  # what the tool took where it was told none
+# The tool's other two, told by how a file names its language model's layers.
+BY_LAYERS = {
+    "language_model.transformer.h.": "gpt2-large",
+    "language_model.model.layers.": "decapoda-research/llama-7b-hf",
+}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NEW_TOKENS = 99
 VIT_L_TOKENS = 257  # the one grid from which the tool dropped the class token
@@ -70,7 +75,8 @@ def read(
     Args:
         path: the `.pt` file.
         image_encoder_type: `ViT-B/32`, ..., or a local file of a CLIP model with the same sizes.
-        language_model: hub id or folder; the file's tensors go into its architecture.
+        language_model: hub id or folder; the file's tensors go into its architecture. None is the one of the tool's
+            three language models whose layers the file has.
         mapping_type: `linear`, `linearLn` or `mlp`.
         output_grid: whether the encoder gives a grid.
         input_resolution: side of the images.
@@ -101,7 +107,7 @@ def read(
     if conflicts:
         raise UsageError(f"{path}: " + "; ".join(conflicts))
 
-    name = language_model or LANGUAGE_MODEL
+    name = language_model or _language_model(tensors)
     in_file = any(key.startswith("language_model.") for key in tensors)
     folder = resolve_language_model(name, weights=not in_file)
     renamed = {f"image_encoder.visual.{key}": value for key, value in visual.items() if not (grid and key == "proj")}
@@ -126,6 +132,11 @@ def read(
         decoding=DecodingParams(num_beams=3, max_new_tokens=NEW_TOKENS),
     )
     return OldFile(config, renamed, folder)
+
+
+def _language_model(tensors: dict[str, Tensor]) -> str:
+    found = (name for layers, name in BY_LAYERS.items() if any(key.startswith(layers) for key in tensors))
+    return next(found, LANGUAGE_MODEL)
 
 
 def _is_computed(name: str) -> bool:

@@ -85,9 +85,16 @@ def test_it_becomes_a_checkpoint_that_says_the_same(example, tmp_path):
     assert again.config.transform == captioner.config.transform
 
 
-def test_the_language_model_is_opt_where_none_is_named(example, hub_home):
-    with pytest.raises(WeightsError, match=r"^facebook/opt-2.7b: config.json, a tokenizer"):
-        Captioner.load(example / "model_4.pt")
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("gpt2", "gpt2-large"), ("opt", "facebook/opt-2.7b"), ("llama", "decapoda-research/llama-7b-hf")],
+)
+def test_where_no_language_model_is_named_it_is_the_tools_one_with_the_files_layers(
+    family, name, make_captioner, hub_home, tmp_path
+):
+    old_file(tmp_path / "model.pt", make_captioner(family))
+    with pytest.raises(WeightsError, match=rf"^{name}: config.json, a tokenizer"):
+        Captioner.load(tmp_path / "model.pt")
 
 
 def old_file(path: Path, captioner: Captioner, *, buffers: bool = False) -> dict[str, torch.Tensor]:
