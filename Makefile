@@ -37,6 +37,7 @@ test: $(DEV)
 shapes: $(RUNTIME)
 	$(PY) inference.py -p "{'type': 'make_shapes', 'out_dir': 'data/shapes'}"
 	$(PY) train.py --config configs/shapes_clip.yaml
+	$(PY) train.py --config configs/shapes_mapper.yaml
 	$(PY) train.py --config configs/shapes.yaml
 	rm -rf data/shapes/model
 	cp -R checkpoints/shapes data/shapes/model

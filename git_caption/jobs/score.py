@@ -54,7 +54,11 @@ def coco_caption(params: CocoCaptionParams) -> None:
     candidates = read_candidates(results)
     if results.endswith(".tsv"):
         _write_beside(f"{os.path.splitext(results)[0]}_coco_format.json", candidates.rows)
-    scores = score(candidates.captions, read_references(labels), params.metrics)
+    references = read_references(labels)
+    try:
+        scores = score(candidates.captions, references, params.metrics)
+    except DataError as error:
+        raise DataError(f"{results}, scored against {labels}: {error}") from error
     write_json(outfile, _document(scores, candidates), indent)
     entries = [{"image_id": image, **values} for image, values in scores.per_image.items()]
     write_json(per_image, entries)
@@ -115,7 +119,7 @@ def _write_beside(path: str, rows: list[tuple[str, str]]) -> None:
     """The COCO form of a TSV's captions, which the original tool leaves beside it."""
     try:
         write_text(path, coco_results(rows))
-    except PermissionError as error:
+    except OSError as error:  # a folder one may only read keeps nobody from scoring
         print(f"{path}: not written: {error.strerror}", file=sys.stderr)
 
 

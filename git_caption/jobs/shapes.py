@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from git_caption.errors import DataError
+from git_caption.errors import DataError, JobFailed
 from git_caption.jobs import infer
 from git_caption.metrics.coco import score
 from git_caption.params.infer import ModelParams, SingleTsvParams
@@ -188,7 +188,8 @@ def _parse_scene(columns: list[str], where: str) -> tuple[str, dict[str, Any]]:
 def _cider(texts: list[str], truth: Truth) -> float:
     found = score(dict(zip(truth.keys, texts, strict=True)), truth.captions, metrics=("CIDEr",), tokenizer="python")
     value = found.overall["CIDEr"]
-    assert value is not None, "CIDEr needs nothing that could be missing"
+    if value is None:
+        raise JobFailed(f"CIDEr: {found.reasons['CIDEr']}")
     return value
 
 

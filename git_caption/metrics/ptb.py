@@ -68,7 +68,7 @@ _AUXILIARY = rf"{_APOSTROPHE}(?i:[msd]|re|ve|ll)"
 _ELISION = rf"[dDoOlL]{_TICK}{_ALNUM}{{2,}}"  # d'Artagnan, O'Neil
 _HYPHENATED = (
     rf"(?:[A-Za-z0-9][A-Za-z0-9.,]*|{_ELISION})"
-    rf"(?:{_HYPHEN}(?:{_ELISION}|(?:[A-Za-z]\.){{2,}}|[A-Za-z0-9]+))+"
+    rf"(?:-(?:{_ELISION}|(?:[A-Za-z]\.){{2,}}|[A-Za-z0-9]+))+"
 )
 _TAG = (
     r"""<(?:[A-Za-z][\w:.-]*(?: +[A-Za-z][\w:.-]*(?:=(?:'[^'\n]*'|"[^"\n]*"))?)* */?|/[A-Za-z][\w:.-]*"""
@@ -82,7 +82,7 @@ _URL_PATH = r"""/[^\s"<>|(){}]+[^\s"<>|.!?(){},-]"""
 _CLOSING = (
     "(?i:al|ala|apr|ariz|assn|aug|bancorp|bhd|bldg|blvd|bros|calif|co|colo|conn|corp|cos|ct|dak|dec|esq|est|etc|ext|feb|"
     "fla|fri|ga|inc|ind|intl|jan|jr|jul|jun|kan|kans|ky|ltd|mar|md|mich|minn|mo|mon|mont|neb|nev|nov|oct|okla|penn|plc|"
-    "rd|rt|sept?|seq|sq|sr|sys|tel|tenn|thu|thurs|tues?|univ|va|vt|wed|wisc?|wyo)|[Pp]p?t(?:es?|ys?)|"
+    "ph\\.d|ed\\.d|rd|rt|sept?|seq|sq|sr|sys|tel|tenn|thu|thurs|tues?|univ|va|vt|wed|wisc?|wyo)|[Pp]p?t(?:es?|ys?)|"
     "ARK|Ark|AZ|Az|DEL|Del|ILL|Ill|LA|La|MASS|Mass|MISS|Miss|ORE|Ore|PA|Pa|TEX|Tex|WASH|Wash"
 )
 # ... these do not ...
@@ -185,12 +185,11 @@ _RULES = [
         (rf"{_ALNUM}+(?:{_HYPHEN}{_ALNUM}+)+", _plain),
         (rf"((?:{_WORD}|{_HYPHENATED}|{_ALNUM}+)\.)[,;:]", _plain),
         (rf"{_ALNUM}+(?:_{_ALNUM}+)*(?:{_HYPHEN}{_ALNUM}+(?:_{_ALNUM}+)*)+|{_ALNUM}+(?:_{_ALNUM}+)+", _plain),
-        (rf"[A-Za-z0-9]+(?:{_HYPHEN}[A-Za-z]+)*(?:\\?/[A-Za-z0-9]+(?:{_HYPHEN}[A-Za-z]+)*){{1,2}}", _plain),
+        (r"[A-Za-z0-9]+(?:-[A-Za-z]+)*(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+)*){1,2}", _plain),
         (r"(?:[A-Za-z]\.)+", _plain),
-        (rf"([A-Za-z])\.\s+(?:(?:{_OPENER})\s|{_TAG})", _plain),
+        (rf"([A-Za-z])\.\s+(?:{_OPENER}|{_TAG})\s", _plain),
         (rf"(?:{_INNER})\.", _plain),
         (rf"((?:{_BEFORE_NUMBER})\.)\s?\d", _plain),
-        (r"(?i:ph|ed)\.[dD]\.", _plain),
         # numbers
         (rf"[-+]?{_NUMBER}", _plain),
         (r"(?:\d{1,4}[- \xa0])?\d{1,4}[/\u2044]\d{1,4}", _joined),

@@ -8,8 +8,6 @@ from typing import Literal
 
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.model import (
-    CLIP_MEAN,
-    CLIP_STD,
     ImageEncoderConfig,
     LanguageModelConfig,
     MapperConfig,
@@ -44,16 +42,21 @@ class TrainingParams:
         "caption",
         help="caption: captions and answers by the language model; contrastive: an image encoder from nothing, as CLIP",
     )
-    image_encoder: ImageEncoderConfig = key(help="the visual tower; weights: where it starts from")
-    language_model: LanguageModelConfig = key(help="the language model; with an architecture it starts from nothing")
-    mapper: MapperConfig = key(MapperConfig("linear"), help="the network between the two")
-    prompt: PromptConfig = key(PromptConfig(), help="prompt templates, kept in the checkpoint")
-    decoding: DecodingParams = key(DecodingParams(), help="decoding defaults, kept in the checkpoint")
+    init_from: str | None = key(
+        None, help="checkpoint directory to go on from: it brings the parts and the vocabulary", kind="input_dir"
+    )
+    image_encoder: ImageEncoderConfig | None = key(None, help="the visual tower; weights: where it starts from")
+    language_model: LanguageModelConfig | None = key(
+        None, help="the language model; with an architecture it starts from nothing"
+    )
+    mapper: MapperConfig | None = key(None, help="the network between the two; linear where not given")
+    input_resolution: int | None = key(
+        None, minimum=1, help="side of the pictures that the image encoder sees, in pixels; None: the encoder's own"
+    )
+    prompt: PromptConfig | None = key(None, help="prompt templates, kept in the checkpoint")
+    decoding: DecodingParams | None = key(None, help="decoding defaults, kept in the checkpoint")
     clip_text: ClipTextConfig = key(ClipTextConfig(), help="the text tower of the contrastive objective")
     vocab_size: int = key(512, minimum=257, help="of the BPE trained on the texts, where the language model is new")
-    input_resolution: int = key(224, minimum=1, help="side of the pictures that the image encoder sees, in pixels")
-    mean: tuple[float, ...] = key(CLIP_MEAN, help="subtracted from each channel of [0, 1]")
-    std: tuple[float, ...] = key(CLIP_STD, help="each channel is divided by it")
     train_image_encoder: bool = key(False, help="train the image encoder too")
     train_language_model: bool = key(False, help="train the language model too")
     epochs: float = key(1.0, above=0, help="passes over the pictures; may be a fraction")
@@ -71,14 +74,21 @@ class TrainingParams:
     log_every: int = key(50, minimum=1, help="steps between two lines of journal.csv")
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Parts that cannot train together, as (keys concerned, message)."""
-        if self.objective == "contrastive" and self.image_encoder.output != "pooled":
+        """Parts that are missing, given twice or cannot train together, as (keys concerned, message)."""
+        if self.init_from is not None:
+            for name in ("image_encoder", "language_model", "mapper", "input_resolution"):
+                if getattr(self, name) is not None:
+                    yield ("init_from", name), f"{name!r}: 'init_from' brings it; leave one of them out"
+            if self.objective == "contrastive":
+                yield ("init_from", "objective"), "'init_from': a captioner's checkpoint holds no text tower"
+        else:
+            if self.image_encoder is None:
+                yield ("image_encoder",), "missing key 'image_encoder', or 'init_from': the visual tower"
+            if self.language_model is None and self.objective == "caption":
+                yield ("language_model",), "missing key 'language_model', or 'init_from': the language model"
+        if self.objective == "contrastive" and self.image_encoder and self.image_encoder.output != "pooled":
             message = "'objective': contrastive compares pooled features: set 'image_encoder.output' to pooled"
             yield ("objective", "image_encoder"), message
-        if self.language_model.quantization != "none" and self.train_language_model:
+        if self.train_language_model and self.language_model and self.language_model.quantization != "none":
             message = "'train_language_model': a language model in 8 or 4 bits cannot be trained, only kept frozen"
             yield ("train_language_model", "language_model"), message
-
-    def starts_from_nothing(self) -> bool:
-        """Whether the language model and its tokenizer are new."""
-        return self.language_model.architecture is not None

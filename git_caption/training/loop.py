@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from git_caption.errors import JobFailed
 from git_caption.images.transform import normalise
+from git_caption.params.model import TransformConfig
 from git_caption.params.training import TrainingParams
 from git_caption.samples.steps import TrainingSteps
 from git_caption.training.journal import Journal
@@ -25,6 +26,7 @@ def run(
     objective: Objective,
     batches: TrainingSteps,
     params: TrainingParams,
+    transform: TransformConfig,
     device: torch.device,
     say: Callable[[str], None],
 ) -> None:
@@ -50,7 +52,7 @@ def run(
         module.to(memory_format=torch.channels_last).train()
     try:
         for step, batch in enumerate(tqdm(loader, total=steps, unit="step", disable=not sys.stderr.isatty()), start=1):
-            pixels = normalise(batch.pixels.to(device), params.mean, params.std)
+            pixels = normalise(batch.pixels.to(device), transform.mean, transform.std)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             loss = objective.loss(pixels, batch)
             value = loss.item()

@@ -66,31 +66,35 @@ def train(params: TrainingParams) -> None:
     from transformers.utils import logging
 
     from git_caption.captioner import checkpoint
+    from git_caption.captioner.loading import device_of
+    from git_caption.images.transform import Transform
+    from git_caption.params.model import PromptConfig
     from git_caption.samples.collate import Collate
     from git_caption.samples.steps import TrainingSteps
+    from git_caption.samples.training_tsv import TrainingTsv
     from git_caption.training import loop, parts
     from git_caption.training.objectives import CaptionObjective, ContrastiveObjective
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
-    )
+    device = device_of(params.device)
     torch.manual_seed(params.seed)
     out = Path(params.output_dir)
     out.mkdir(parents=True, exist_ok=True)
-    samples = parts.open_samples(params)
+    pixels = parts.transform_config(params)
+    transform = Transform(pixels.resolution, pixels.interpolation)
+    samples = TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv, transform)
     if params.objective == "contrastive":
         tokenizer = parts.build_tokenizer(params, samples)
         image_encoder, clip_text = parts.build_clip(params, tokenizer, device)
-        collate = Collate(tokenizer, params.prompt, captions=1, questions=0)
+        collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
         steps = TrainingSteps(samples, collate, params.bs, params.seed)
-        loop.run(ContrastiveObjective(image_encoder, clip_text), steps, params, device, _say)
+        loop.run(ContrastiveObjective(image_encoder, clip_text), steps, params, pixels, device, _say)
         _save_encoder(image_encoder, out)
     else:
         built = parts.build_parts(params, samples, device)
-        collate = Collate(built.tokenizer, params.prompt, params.captions_per_image, params.questions_per_image)
+        collate = Collate(built.tokenizer, built.config.prompt, params.captions_per_image, params.questions_per_image)
         steps = TrainingSteps(samples, collate, params.bs, params.seed)
-        loop.run(CaptionObjective(built.network), steps, params, device, _say)
+        loop.run(CaptionObjective(built.network), steps, params, pixels, device, _say)
         checkpoint.save(built.config, built.network, built.tokenizer, out)
     print(f"wrote {out}")
 

@@ -10,16 +10,25 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from git_caption.captioner import hub
-from git_caption.captioner.checkpoint import weights_sha256
-from git_caption.images.transform import Transform
+from git_caption.captioner import checkpoint, hub
+from git_caption.captioner.captioner import Captioner
+from git_caption.errors import UsageError
 from git_caption.model import language
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork
 from git_caption.model.language import build_language_model
 from git_caption.model.mapping import build_mapper
-from git_caption.model.vision import ImageEncoder, build_image_encoder
-from git_caption.params.model import CaptionerConfig, TransformConfig, WeightsSource
+from git_caption.model.vision import ImageEncoder, build_image_encoder, native_resolution
+from git_caption.params.decoding import DecodingParams
+from git_caption.params.model import (
+    CaptionerConfig,
+    ImageEncoderConfig,
+    LanguageModelConfig,
+    MapperConfig,
+    PromptConfig,
+    TransformConfig,
+    WeightsSource,
+)
 from git_caption.params.training import TrainingParams
 from git_caption.samples.training_tsv import Texts, TrainingTsv
 from git_caption.text.prompts import render
@@ -38,38 +47,30 @@ class Parts:
     config: CaptionerConfig
 
 
-def open_samples(params: TrainingParams) -> TrainingTsv:
-    """The training data of a run."""
-    transform = Transform(params.input_resolution)
-    return TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv, transform)
+def transform_config(params: TrainingParams) -> TransformConfig:
+    """From picture to pixels, as the checkpoint says that the run goes on from, else as the encoder takes them."""
+    if params.init_from is not None:
+        return checkpoint.load_config(Path(params.init_from)).transform
+    assert params.image_encoder is not None, "checked with the parameters"
+    return TransformConfig(params.input_resolution or native_resolution(params.image_encoder))
 
 
 def build_parts(params: TrainingParams, samples: TrainingTsv, device: torch.device) -> Parts:
     """The network of a caption run; what is not trained is frozen and referred to by its source."""
-    tokenizer = build_tokenizer(params, samples)
-    image_encoder, encoder_source = _image_encoder(params)
-    language_model, language_source, architecture = _language_model(params, len(tokenizer), tokenizer, device)
-    pooled = params.image_encoder.output == "pooled"
-    mapper = build_mapper(params.mapper, image_encoder.width, language.width(language_model), pooled)
-    network = GitNetwork(image_encoder, mapper, language_model).to(device)
-    _set_trained(image_encoder, params.train_image_encoder)
-    _set_trained(language_model, params.train_language_model)
-    config = CaptionerConfig(
-        image_encoder=replace(params.image_encoder, weights=encoder_source),
-        mapper=params.mapper,
-        language_model=replace(params.language_model, weights=language_source, architecture=architecture),
-        transform=TransformConfig(params.input_resolution, params.mean, params.std),
-        prompt=params.prompt,
-        decoding=params.decoding,
-    )
-    return Parts(network, tokenizer, config)
+    parts = _continued(params, device) if params.init_from is not None else _new(params, samples, device)
+    network = parts.network
+    network.mapper.requires_grad_(True)
+    _set_trained(network.image_encoder, params.train_image_encoder)
+    _set_trained(network.language_model, params.train_language_model)
+    return parts
 
 
 def build_clip(
     params: TrainingParams, tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> tuple[ImageEncoder, ClipText]:
     """A new image encoder and the text tower it is trained against."""
-    image_encoder, _ = _image_encoder(params)
+    assert params.image_encoder is not None, "checked with the parameters"
+    image_encoder, _ = _image_encoder(params.image_encoder, transform_config(params).resolution, trained=True)
     text = params.clip_text
     tower = ClipText(text.width, text.layers, text.heads, text.context, len(tokenizer), image_encoder.width)
     return image_encoder.to(device), tower.to(device)
@@ -77,50 +78,92 @@ def build_clip(
 
 def build_tokenizer(params: TrainingParams, samples: TrainingTsv) -> PreTrainedTokenizerBase:
     """The language model's tokenizer, or one trained on all texts of the data where the model is new."""
-    if not params.starts_from_nothing():
+    if params.language_model is not None and params.language_model.architecture is None:
         return load_tokenizer(hub.resolve_language_model(params.language_model.name))
-    texts = (text for row in samples.all_texts() for text in _as_trained(row, params))
-    return train_bpe(texts, params.vocab_size, Path(params.output_dir) / "tokenizer")
+    prompt = params.prompt or PromptConfig()
+    texts = (text for row in samples.all_texts() for text in _as_trained(row, prompt))
+    return train_bpe(texts, params.vocab_size, Path(params.output_dir) / checkpoint.TOKENIZER)
 
 
-def _as_trained(row: Texts, params: TrainingParams) -> list[str]:
+def _as_trained(row: Texts, prompt: PromptConfig) -> list[str]:
     """A row's texts as the language model will meet them."""
     asked = [
-        f"{render(params.prompt.question, question.question)} {answer}"
+        f"{render(prompt.question, question.question)} {answer}"
         for question in row.questions
         for answer in question.answers
     ]
-    return [f"{params.prompt.caption} {caption}".strip() for caption in row.captions] + asked
+    return [f"{prompt.caption} {caption}".strip() for caption in row.captions] + asked
 
 
-def _image_encoder(params: TrainingParams) -> tuple[ImageEncoder, WeightsSource | None]:
+def _continued(params: TrainingParams, device: torch.device) -> Parts:
+    """The parts of a checkpoint; a part that is trained now is stored from now on, not referred to."""
+    captioner = Captioner.load(str(params.init_from), device=str(device), dtype="float32")
+    config = captioner.config
+    if params.train_image_encoder:
+        config = replace(config, image_encoder=replace(config.image_encoder, weights=None))
+    if params.train_language_model:
+        if config.language_model.quantization != "none":
+            raise UsageError(
+                f"'train_language_model': the language model of {params.init_from} is in "
+                f"{config.language_model.quantization} and cannot be trained, only kept frozen"
+            )
+        config = replace(config, language_model=replace(config.language_model, weights=None))
+    config = replace(config, prompt=params.prompt or config.prompt, decoding=params.decoding or config.decoding)
+    return Parts(captioner.network, captioner.tokenizer, config)
+
+
+def _new(params: TrainingParams, samples: TrainingTsv, device: torch.device) -> Parts:
+    """Parts that are each new or from weights of their own."""
+    assert params.image_encoder is not None and params.language_model is not None, "checked with the parameters"
+    transform = transform_config(params)
+    tokenizer = build_tokenizer(params, samples)
+    image_encoder, encoder_source = _image_encoder(
+        params.image_encoder, transform.resolution, trained=params.train_image_encoder
+    )
+    language_model, language_config = _language_model(
+        params.language_model, tokenizer, device, trained=params.train_language_model
+    )
+    pooled = params.image_encoder.output == "pooled"
+    mapper_config = params.mapper or MapperConfig("linear")
+    mapper = build_mapper(mapper_config, image_encoder.width, language.width(language_model), pooled)
+    config = CaptionerConfig(
+        image_encoder=replace(params.image_encoder, weights=encoder_source),
+        mapper=mapper_config,
+        language_model=language_config,
+        transform=transform,
+        prompt=params.prompt or PromptConfig(),
+        decoding=params.decoding or DecodingParams(),
+    )
+    return Parts(GitNetwork(image_encoder, mapper, language_model).to(device), tokenizer, config)
+
+
+def _image_encoder(
+    config: ImageEncoderConfig, resolution: int, *, trained: bool
+) -> tuple[ImageEncoder, WeightsSource | None]:
     """The encoder and, where it stays as it is, the source that the checkpoint refers to."""
-    config = params.image_encoder
     if config.weights is None and config.architecture is not None:
-        return build_image_encoder(config, None, params.input_resolution), None
+        return build_image_encoder(config, None, resolution), None
     source = config.weights or WeightsSource(config.name)
     weights = hub.resolve_encoder(source.id, source.revision)
-    image_encoder = build_image_encoder(config, weights, params.input_resolution)
-    if params.train_image_encoder:
-        return image_encoder, None
-    return image_encoder, replace(source, sha256=weights_sha256(weights))
+    image_encoder = build_image_encoder(config, weights, resolution)
+    return image_encoder, None if trained else replace(source, sha256=checkpoint.weights_sha256(weights))
 
 
 def _language_model(
-    params: TrainingParams, vocabulary: int, tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> tuple[PreTrainedModel, WeightsSource | None, dict[str, object] | None]:
-    """The language model, its source where it stays as it is, and its architecture where it is stored."""
-    config = params.language_model
+    config: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device, *, trained: bool
+) -> tuple[PreTrainedModel, LanguageModelConfig]:
+    """The language model and its config: with its architecture where it is new, its source where it stays as it is."""
     if config.architecture is not None:
-        ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-        architecture = {**config.architecture, "vocab_size": vocabulary, **ends}
-        model = build_language_model(replace(config, architecture=architecture), None, torch.float32, device)
-        return model, None, architecture
+        vocabulary = {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+        config = replace(config, architecture={**config.architecture, **vocabulary}, weights=None)
+        return build_language_model(config, None, torch.float32, device), config
     folder = hub.resolve_language_model(config.name)
-    model = build_language_model(config, folder, torch.float32, device)
-    if params.train_language_model:
-        return model, None, None
-    return model, WeightsSource(config.name, sha256=weights_sha256(folder)), None
+    source = None if trained else WeightsSource(config.name, sha256=checkpoint.weights_sha256(folder))
+    return build_language_model(config, folder, torch.float32, device), replace(config, weights=source)
 
 
 def _set_trained(part: nn.Module, trained: bool) -> None:

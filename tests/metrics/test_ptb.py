@@ -149,4 +149,4 @@ def test_random_text_is_tokenized_as_java_does() -> None:
     lines = [line for caption in captions for line in (caption, "")]  # each by itself
     pairs = zip(ptb.tokenize(lines)[::2], with_java(lines)[::2], strict=True)
     differing = sum(ours != theirs for ours, theirs in pairs)
-    print(differing); assert differing <= 10
+    assert differing <= 10  # of 5,000; seen: 3, pieces glued into one word

@@ -103,6 +103,37 @@ def test_frozen_parts_keep_their_weights_and_are_referred_to(data, tmp_path):
     assert written["id"] == str(weights) and len(written["sha256"]) == 64
 
 
+def _losses(folder) -> list[float]:
+    with open(folder / "journal.csv", newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_goes_on_from_a_checkpoint_with_other_parts_trained(data, tmp_path, capsys):
+    assert main(["--config", _config(data, tmp_path / "first", epochs=4)]) == 0
+    brought = {"image_encoder": None, "language_model": None, "mapper": None, "input_resolution": None, "prompt": None}
+    config = _config(
+        data, tmp_path / "second", init_from=str(tmp_path / "first"), lr=1e-4, train_image_encoder=False, **brought
+    )
+    assert main(["--config", config]) == 0
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    same = {name for name in first if torch.equal(first[name], second[name])}
+    assert {name.split(".")[0] for name in same} == {"image_encoder"}
+    assert all(name in same for name in first if name.startswith("image_encoder."))
+    assert _losses(tmp_path / "second")[0] < 0.8 * _losses(tmp_path / "first")[0]
+    written = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second")]
+    assert written[0] == written[1]
+
+    assert main(["--config", _config(data, tmp_path / "third", init_from=str(tmp_path / "first"))]) == 2
+    assert "'image_encoder': 'init_from' brings it; leave one of them out" in capsys.readouterr().err
+
+
+def test_a_run_needs_an_encoder_and_a_language_model_or_a_checkpoint(data, tmp_path, capsys):
+    assert main(["--config", _config(data, tmp_path / "x", image_encoder=None, language_model=None)]) == 2
+    error = capsys.readouterr().err
+    assert "missing key 'image_encoder', or 'init_from'" in error and "missing key 'language_model'" in error
+
+
 def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path, capsys):
     assert main(["--config", _config(data, tmp_path / "nan", lr=1e30, warmup_steps=0, epochs=3)]) == 1
     assert "at step" in capsys.readouterr().err
