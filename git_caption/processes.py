@@ -26,6 +26,19 @@ def world_size() -> int:
     return _rank_and_size()[1]
 
 
+def require_one(program: str) -> None:
+    """Refuse to be one of several processes, which would all do the same work.
+
+    Raises:
+        UsageError: a launcher started more than one.
+    """
+    if world_size() > 1:
+        raise UsageError(
+            f"{program} runs as one process for now, and a launcher started {world_size()} of it (this is number "
+            f"{rank()}): start one"
+        )
+
+
 def _rank_and_size() -> tuple[int, int]:
     for names in LAUNCHERS:
         texts = [os.environ.get(name) for name in names]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from git_caption.errors import UsageError
-from git_caption.processes import LAUNCHERS, rank, world_size
+from git_caption.processes import LAUNCHERS, rank, require_one, world_size
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +42,11 @@ def test_impossible_values_are_refused(monkeypatch: pytest.MonkeyPatch, number: 
     monkeypatch.setenv("WORLD_SIZE", size)
     with pytest.raises(UsageError, match=rf"RANK={number} and WORLD_SIZE={size}; expected a rank from 0"):
         rank()
+
+
+def test_one_of_several_processes_is_refused_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_one("inference.py")
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UsageError, match=r"inference\.py runs as one process.*started 4 of it \(this is number 2\)"):
+        require_one("inference.py")

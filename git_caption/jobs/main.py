@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
+from git_caption import processes
 from git_caption.errors import GitCaptionError, Stopped, UsageError
 from git_caption.jobs import table
 from git_caption.params import literal, schema
@@ -117,6 +118,7 @@ def _run(arguments: argparse.Namespace) -> None:
         jobs = plan(literal.parse_file(arguments.file), arguments.file)
     else:
         raise UsageError("expected a job, given with -p DICT or -f FILE; see --help")
+    processes.require_one("inference.py")
     if not arguments.debug:
         _quiet_libraries()
     _stop_on_sigterm()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tqdm import tqdm
@@ -14,12 +15,13 @@ from tqdm import tqdm
 from git_caption.errors import DataError, JobFailed
 from git_caption.jobs import infer
 from git_caption.metrics.coco import score
+from git_caption.metrics.vqa import exact_match_accuracy
 from git_caption.params.infer import ModelParams, SingleTsvParams
 from git_caption.params.shapes import ShapesDataParams, ShapesScoreParams
 from git_caption.shapes.baselines import best_constant_answers, best_constant_caption
+from git_caption.shapes.parser import attribute_accuracy
 from git_caption.shapes.questions import Asked, template_of
 from git_caption.shapes.scenes import Scene, scene_from_json, scene_to_json
-from git_caption.shapes.scores import mean_attribute_accuracy, vqa_accuracy
 from git_caption.shapes.split import Example, Splits
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import (
@@ -68,8 +70,8 @@ def evaluate(params: ShapesScoreParams) -> None:
 
     told = (captions, blind_captions, [constant_caption] * len(truth.keys))
     table = {
-        "attribute accuracy": [100 * mean_attribute_accuracy(texts, truth.scenes) for texts in told],
-        "VQA accuracy": [100 * vqa_accuracy(a, truth.asked) for a in (answers, blind_answers, constant_answers)],
+        "attribute accuracy": [100 * _attribute_accuracy(texts, truth) for texts in told],
+        "VQA accuracy": [100 * _vqa_accuracy(a, truth) for a in (answers, blind_answers, constant_answers)],
         "CIDEr": [100 * _cider(texts, truth) for texts in told],
     }
     scores = {name: dict(zip(COLUMNS, values, strict=True)) for name, values in table.items()}
@@ -183,6 +185,14 @@ def _parse_scene(columns: list[str], where: str) -> tuple[str, dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where}: {expected}: {error}") from error
     raise DataError(f"{where}: {expected}")
+
+
+def _attribute_accuracy(texts: list[str], truth: Truth) -> float:
+    return fmean(attribute_accuracy(text, scene) for text, scene in zip(texts, truth.scenes, strict=True))
+
+
+def _vqa_accuracy(answers: dict[int | str, str], truth: Truth) -> float:
+    return fmean(exact_match_accuracy(answers[number], [asked.answer]) for number, asked in truth.asked.items())
 
 
 def _cider(texts: list[str], truth: Truth) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from git_caption import processes
 from git_caption.errors import GitCaptionError, UsageError
 from git_caption.params.literal import parse_file
 from git_caption.params.schema import describe, parse
@@ -76,6 +77,7 @@ def train(params: TrainingParams) -> None:
     from git_caption.training.objectives import CaptionObjective, ContrastiveObjective
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    processes.require_one("train.py")
     device = device_of(params.device)
     torch.manual_seed(params.seed)
     out = Path(params.output_dir)
