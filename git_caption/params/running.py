@@ -17,7 +17,7 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 class RunningParams:
     """Keys that every inference job takes beside the decoding keys."""
 
-    batch_size: int = key(32, minimum=1, help="images at once; halved by itself where memory does not suffice")
+    batch_size: int = key(32, minimum=1, help="images, or prompts about them, computed at once")
     num_workers: int | None = key(
         None, minimum=0, help="processes that decode images; None: the cores less one, at most 4"
     )
