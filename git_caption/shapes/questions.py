@@ -32,7 +32,7 @@ def questions(scene: Scene, count: int, rng: random.Random) -> list[Asked]:
     """`count` different questions about `scene`; every kind is equally likely to be asked."""
     asked: dict[str, Asked] = {}
     while len(asked) < count:
-        kind = rng.choice((_count, _count, _color, _shape, _size, _place, _exists, _exists))
+        kind = rng.choice((_count, _color, _shape, _size, _place, _exists))
         made = kind(scene, rng)
         if made is not None:
             asked.setdefault(made.question, made)
@@ -40,23 +40,7 @@ def questions(scene: Scene, count: int, rng: random.Random) -> list[Asked]:
 
 
 def _count(scene: Scene, rng: random.Random) -> Asked:
-    kind = rng.choice(("all", "color", "shape"))
-    if kind == "all":
-        return Asked("how many objects are there?", str(len(scene.objects)))
-    value = _present_or_any(scene, kind, rng)
-    noun = f"{value} objects" if kind == "color" else f"{_plural(value)}"
-    return Asked(f"how many {noun} are there?", str(sum(o.attribute(kind) == value for o in scene.objects)))
-
-
-def _plural(shape: str) -> str:
-    return f"{shape} shapes"
-
-
-def _present_or_any(scene: Scene, attribute: str, rng: random.Random) -> str:
-    """Mostly a value the scene holds, so that the count is not nearly always zero."""
-    if rng.random() < 0.7:
-        return rng.choice(scene.objects).attribute(attribute)
-    return rng.choice(VALUES[attribute])
+    return Asked("how many objects are there?", str(len(scene.objects)))
 
 
 def _color(scene: Scene, rng: random.Random) -> Asked | None:
@@ -92,17 +76,10 @@ def _named_by(item: Object, key: str) -> str:
 
 
 def _exists(scene: Scene, rng: random.Random) -> Asked:
-    """Yes and no equally likely; a no is a true object with one of its two stated attributes changed."""
-    item = rng.choice(scene.objects)
-    first, second = rng.choice((("color", "shape"), ("size", "shape"), ("shape", "place"), ("color", "place")))
-    values = {name: item.attribute(name) for name in ATTRIBUTES}
-    if rng.random() < 0.5:
-        name = rng.choice((first, second))
-        values[name] = rng.choice([value for value in VALUES[name] if value != values[name]])
-    found = any(o.attribute(first) == values[first] and o.attribute(second) == values[second] for o in scene.objects)
-    if second == "shape":
-        question = f"is there any {values[first]} {values['shape']}?"
-    else:
-        noun = f"any {values['shape']}" if first == "shape" else f"something {values['color']}"
-        question = f"is there {noun} in the {values['place']}?"
-    return Asked(question, "yes" if found else "no")
+    """Ask for one attribute's value, which some object has or none, equally likely."""
+    key = rng.choice(("color", "shape", "place"))
+    present = {item.attribute(key) for item in scene.objects}
+    found = rng.random() < 0.5
+    value = rng.choice([value for value in VALUES[key] if (value in present) == found])
+    wording = {"color": "is anything {}?", "shape": "is there any {}?", "place": "is anything in the {}?"}[key]
+    return Asked(wording.format(value), "yes" if found else "no")

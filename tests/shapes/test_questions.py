@@ -12,9 +12,6 @@ SCENE = Scene.of(
 )
 TRUE = {  # answered by hand
     "how many objects are there?": "3",
-    "how many red objects are there?": "2",
-    "how many green objects are there?": "0",
-    "how many star shapes are there?": "2",
     "what color is the circle?": "red",
     "what color is the object in the center?": "red",
     "what shape is the blue object?": "star",
@@ -23,11 +20,12 @@ TRUE = {  # answered by hand
     "what size is the circle?": "small",
     "where is the blue object?": "bottom right",
     "where is the circle?": "top left",
-    "is there any red star?": "yes",
-    "is there any blue circle?": "no",
-    "is there any large star?": "yes",
-    "is there any star in the center?": "yes",
-    "is there something blue in the center?": "no",
+    "is anything red?": "yes",
+    "is anything green?": "no",
+    "is there any star?": "yes",
+    "is there any square?": "no",
+    "is anything in the center?": "yes",
+    "is anything in the top right?": "no",
 }
 
 
@@ -54,7 +52,7 @@ def test_as_many_different_questions_as_asked_for():
 
 
 def test_a_template_is_the_wording_without_its_attribute_words():
-    assert template_of("is there any red star?") == "is there any <color> <shape>?"
+    assert template_of("is anything red?") == "is anything <color>?"
     assert template_of("what size is the object in the bottom right?") == "what size is the object in the <place>?"
     assert template_of("how many objects are there?") == "how many objects are there?"
 
