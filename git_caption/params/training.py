@@ -62,6 +62,9 @@ class TrainingParams:
     epochs: float = key(1.0, above=0, help="passes over the pictures; may be a fraction")
     bs: int = key(32, minimum=1, help="pictures in a step", aliases=("batch_size",))
     lr: float = key(2e-5, above=0, help="highest learning rate of AdamW")
+    image_encoder_lr: float | None = key(
+        None, above=0, help="the image encoder's own, where it is trained; None: as lr"
+    )
     warmup_steps: int = key(100, minimum=0, help="steps in which the learning rate rises from zero")
     schedule: Literal["linear", "cosine", "constant"] = key("linear", help="how the learning rate falls after that")
     weight_decay: float = key(0.01, minimum=0, help="AdamW's, on matrices only")

@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from git_caption.shapes.scenes import ATTRIBUTES, VALUES, Object, Scene
+from git_caption.shapes.scenes import VALUES, Object, Scene
 
 _SLOT_WORD = re.compile(
     "|".join(
