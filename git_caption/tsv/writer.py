@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -90,11 +90,6 @@ class TsvWriter:
         """Adds one row. Raises DataError as `encode` does."""
         self.write_encoded(encode(columns, f"{self.path}:{self.rows + 1}"))
         self.rows += 1
-
-    def write_lines(self, lines: Iterable[Sequence[str]]) -> None:
-        """Adds rows."""
-        for columns in lines:
-            self.write(columns)
 
     def write_encoded(self, data: bytes) -> None:
         """Adds complete lines as `encode` gives them; `rows` does not count these."""

@@ -35,7 +35,9 @@ def test_help_tells_every_key_and_prints_the_example(name: str) -> None:
 def test_help_tells_types_and_defaults() -> None:
     lines = " ".join(job_help("test_git_inference_single_tsv").split())
     assert "image_tsv image TSV: key, base64 of an image file [text; required]" in lines
-    assert "batch_size images at once; halved by itself where memory does not suffice [a whole number of at least 1; default 32]" in lines  # fmt: skip # noqa: E501
+    assert (
+        "batch_size images, or prompts about them, computed at once [a whole number of at least 1; default 32]" in lines
+    )
     assert "[one of auto, float32, bfloat16, float16; default 'auto']" in lines
 
 

@@ -31,13 +31,15 @@ def png(colour: tuple[int, int, int], orientation: int = 1) -> bytes:
 
 def image_tsv(folder: Path, rows: list[ImageRow]) -> Path:
     with TsvWriter(folder / "images.tsv") as out:
-        out.write_lines(row.columns() for row in rows)
+        for row in rows:
+            out.write(row.columns())
     return folder / "images.tsv"
 
 
 def question_tsv(folder: Path, rows: list[QuestionRow]) -> Path:
     with TsvWriter(folder / "questions.tsv") as out:
-        out.write_lines(row.columns() for row in rows)
+        for row in rows:
+            out.write(row.columns())
     return folder / "questions.tsv"
 
 

@@ -36,7 +36,8 @@ def files(tmp_path):
         ]
         for path, content in zip(paths, rows, strict=True):
             with TsvWriter(path) as writer:
-                writer.write_lines(content)
+                for row in content:
+                    writer.write(row)
         return TrainingTsv(*paths, Transform(4))
 
     return write

@@ -22,7 +22,8 @@ def test_rows_and_both_indexes_stand_under_their_names_at_the_end(tmp_path: Path
     path = tmp_path / "new" / "out.tsv"
     with TsvWriter(path) as out:
         out.write(["ä", "1"])
-        out.write_lines([["b", ""], ["c", "3"]])
+        out.write(["b", ""])
+        out.write(["c", "3"])
         assert out.rows == 3
         assert not path.exists()
     assert path.read_bytes() == "ä\t1\nb\t\nc\t3\n".encode()
@@ -96,7 +97,8 @@ column = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=[
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
     path = tmp_path_factory.mktemp("written") / "out.tsv"
     with TsvWriter(path) as out:
-        out.write_lines(rows)
+        for row in rows:
+            out.write(row)
     read = list(TsvFile(path))
     if rows and rows[0][0].startswith("\ufeff"):  # taken for a byte order mark
         rows = [[rows[0][0][1:], *rows[0][1:]], *rows[1:]]
