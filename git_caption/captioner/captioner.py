@@ -153,13 +153,13 @@ class Captioner:
         """uint8[F, 3, R, R] of an image (F = 1) or of the frames of a video.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: it cannot be decoded; names the file, where it is one.
             UsageError: there is no such file, or no frame at all.
         """
         frames = [image] if isinstance(image, Picture) else list(image)
         if not frames:
             raise UsageError("an image is an empty list; at least one frame is expected")
-        return np.stack([self.transform(self._picture(frame)) for frame in frames])
+        return np.stack([self._frame(frame) for frame in frames])
 
     def describe(
         self,
@@ -272,6 +272,14 @@ class Captioner:
         values = torch.nn.utils.rnn.pad_sequence([row.values[0] for row in rows], batch_first=True)  # [B, N, D_v]
         masks = torch.nn.utils.rnn.pad_sequence([row.mask[0] for row in rows], batch_first=True)
         return Features(values, masks)
+
+    def _frame(self, image: Picture) -> npt.NDArray[np.uint8]:
+        try:
+            return self.transform(self._picture(image))
+        except DataError as error:
+            if isinstance(image, str | Path):
+                raise DataError(f"{image}: {error}") from error
+            raise
 
     def _picture(self, image: Picture) -> Image.Image:
         if isinstance(image, Image.Image):

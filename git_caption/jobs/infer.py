@@ -166,11 +166,11 @@ class Failures:
     max_errors: int | None
     count: int = 0
 
-    def note(self, path: str, error: DataError) -> None:
-        """Say what is wrong with an image, and go on unless it is one too many."""
+    def note(self, error: DataError) -> None:
+        """Say which image is wrong and how, and go on unless it is one too many."""
         if self.on_error == "raise":
-            raise DataError(f"{path}: {error}") from error
-        print(f"skipped {path}: {error}", file=sys.stderr)
+            raise error
+        print(f"skipped {error}", file=sys.stderr)
         self.count += 1
         if self.max_errors is not None and self.count > self.max_errors:
             raise JobFailed(f"{self.count} images could not be read, 'max_errors' allows {self.max_errors}") from error
@@ -180,7 +180,7 @@ def _read(captioner: Captioner, path: str, failures: Failures) -> npt.NDArray[np
     try:
         return captioner.pixels(path)
     except DataError as error:
-        failures.note(path, error)
+        failures.note(error)
         return None
 
 

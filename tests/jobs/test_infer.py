@@ -93,6 +93,15 @@ def test_a_broken_image_of_a_folder_is_listed_and_the_others_go_on(model, pictur
         infer.single_image(_single(model, image_path=str(pictures), max_errors=0))
 
 
+def test_a_file_that_is_no_image_is_named_with_the_cause(model, pictures):
+    frames = [str(pictures / "1.png"), str(pictures / "page.png")]
+    (pictures / "page.png").write_bytes(b"<html>no picture</html>")
+    for path in (frames[1], frames):
+        with pytest.raises(DataError) as refused:
+            infer.single_image(_single(model, image_path=path))
+        assert str(refused.value).startswith(f"{frames[1]}: not an image: an HTML page of 23 bytes")
+
+
 def test_a_list_of_images_is_one_video(model, captioner, pictures, capsys):
     frames = [str(pictures / "0.png"), str(pictures / "3.png")]
     infer.single_image(_single(model, image_path=frames))
