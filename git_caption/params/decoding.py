@@ -12,6 +12,13 @@ from git_caption.params.schema import key
 Task = Literal["caption", "answer"]
 
 DEFAULT_BEAMS = 3
+UNNEEDED = (
+    "max_new_tokens",
+    "min_new_tokens",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "stop",
+)  # by allowed texts
 DEFAULT_NEW_TOKENS: dict[Task, int] = {"caption": 40, "answer": 10}
 
 
@@ -32,6 +39,12 @@ class DecodingParams:
     length_penalty: float | None = key(None, help="above 0 favours long beams, below 0 short ones; 1")
     num_captions: int | None = key(None, minimum=1, help="texts for each image or question, the best first; 1")
     stop: tuple[str, ...] | None = key(None, help="texts at which generation ends; they are cut off")
+    allowed_texts: str | None = key(
+        None,
+        kind="input_file",
+        help="file of texts, one a line: every caption or answer is one of them; then length_penalty is 0 unless asked "
+        "for, so that the likeliest text wins",
+    )
     seed: int | None = key(None, minimum=0, maximum=2**63 - 1, help="seed of sampling; 0")
     with_scores: bool | None = key(None, help="also write logprob and mean_logprob; False")
 
@@ -49,6 +62,14 @@ class DecodingParams:
                 ("temperature", "top_p", "top_k"),
                 f"temperature 0 is greedy and {samplers[0]} samples; leave one of them out",
             )
+        if self.allowed_texts is not None:
+            for name in UNNEEDED:
+                if getattr(self, name) is not None:
+                    yield (
+                        ("allowed_texts", name),
+                        f"{name} and allowed_texts exclude each other, as the file says what texts there are; "
+                        f"leave {name} out",
+                    )
         if self.stop is not None and "" in self.stop:
             yield ("stop",), "stop holds an empty text, which would end every caption at once; remove it"
 
@@ -69,6 +90,7 @@ class Decoding:
     length_penalty: float = 1.0
     num_captions: int = 1
     stop: tuple[str, ...] = ()
+    allowed_texts: tuple[str, ...] = ()
     seed: int = 0
     with_scores: bool = False
 
@@ -91,9 +113,12 @@ def resolve(params: DecodingParams, checkpoint: DecodingParams, task: Task) -> D
         asked = getattr(params, name)
         if asked is not None:
             return asked
-        stored = getattr(checkpoint, name)
+        stored = None if allowed and name in UNNEEDED else getattr(checkpoint, name)
         return default if stored is None else stored
 
+    allowed: tuple[str, ...] = ()
+    if (path := settled("allowed_texts", None)) is not None:
+        allowed = read_texts(path)
     temperature, top_p, top_k, do_sample, greedy = _search(params, checkpoint)
     one_beam = greedy or do_sample
     decoding = Decoding(
@@ -106,9 +131,10 @@ def resolve(params: DecodingParams, checkpoint: DecodingParams, task: Task) -> D
         top_k=top_k,
         repetition_penalty=settled("repetition_penalty", 1.0),
         no_repeat_ngram_size=settled("no_repeat_ngram_size", 0),
-        length_penalty=settled("length_penalty", 1.0),
+        length_penalty=settled("length_penalty", 0.0 if allowed else 1.0),
         num_captions=settled("num_captions", 1),
         stop=settled("stop", ()),
+        allowed_texts=allowed,
         seed=settled("seed", 0),
         with_scores=settled("with_scores", False),
     )
@@ -119,12 +145,32 @@ def resolve(params: DecodingParams, checkpoint: DecodingParams, task: Task) -> D
 
     if decoding.min_new_tokens > decoding.max_new_tokens:
         raise UsageError(f"{named('min_new_tokens')} is more than {named('max_new_tokens')}; raise the latter")
+    if allowed and not do_sample and decoding.num_captions > len(allowed):
+        raise UsageError(f"{named('num_captions')} is more than the {len(allowed)} allowed texts; ask for fewer")
     if not do_sample and decoding.num_captions > decoding.num_beams:
         raise UsageError(
             f"{named('num_captions')} is more than {named('num_beams')}; beam search gives at most one text a beam: "
             f"set num_beams to {decoding.num_captions} or more, or sample with a temperature above 0"
         )
     return decoding
+
+
+def read_texts(path: str) -> tuple[str, ...]:
+    """The texts of a file, one a line; white space around them, empty lines and repetitions are left out.
+
+    Raises:
+        UsageError: the file cannot be read, is not UTF-8, or holds no text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            texts = dict.fromkeys(line.strip() for line in file)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or f"not UTF-8 ({error})"
+        raise UsageError(f"allowed_texts {path!r} cannot be read: {reason}") from error
+    texts.pop("", None)
+    if not texts:
+        raise UsageError(f"allowed_texts {path!r} holds no text, expected one a line")
+    return tuple(texts)
 
 
 def _samplers(params: DecodingParams) -> list[str]:

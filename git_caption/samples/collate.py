@@ -14,7 +14,7 @@ from torch import Tensor
 from git_caption.params.model import PromptConfig
 from git_caption.samples.training_tsv import TrainingSample
 from git_caption.text.prompts import render
-from git_caption.text.tokenizer import encode_prompt
+from git_caption.text.tokenizer import encode_prompt, encode_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,15 +58,9 @@ class Collate:
             for prompt, target in drawn:
                 images.append(number)
                 prompts.append(encode_prompt(self.tokenizer, prompt))
-                targets.append(self._target(prompt, target))
+                targets.append(encode_target(self.tokenizer, target, after_prompt=bool(prompt)))
         pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
         return Batch(pixels, torch.tensor(images), prompts, targets)
-
-    def _target(self, prompt: str, text: str) -> list[int]:
-        """The text's ids and the end token; after a prompt the text begins a new word."""
-        text = f" {text}" if prompt else text
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, self.tokenizer.eos_token_id]
 
 
 def _draw(items: Sequence[T], count: int, rng: random.Random) -> list[T]:

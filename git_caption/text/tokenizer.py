@@ -92,6 +92,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int
     return ids[:in_front] + ids[len(ids) - (max_tokens - in_front) :]
 
 
+def encode_target(tokenizer: PreTrainedTokenizerBase, text: str, *, after_prompt: bool) -> list[int]:
+    """The token ids a model learns to give for `text`, and its end token; after a prompt the text begins a new word."""
+    text = f" {text}" if after_prompt else text
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
+
+
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of token ids, special tokens left out and spaces as they are."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
