@@ -5,9 +5,9 @@
     python benchmarks/inference.py --llama         a language model of LLaMA's shape in 8 bits
 
 Both sides have the same random weights, dtype and threads, read the same TSV of base64 JPEGs, and generate exactly 20
-tokens with 3 beams and a KV cache. One row at a time is how generative-image-to-text and ClipCap do it: decode, transform,
-encode, map, and transformers' `generate` on the prefix. Prints images/s of each side and their ratio, medians of several
-rounds in one process; the model is loaded before the clock starts.
+tokens with 3 beams and a KV cache. One row at a time is how generative-image-to-text and ClipCap do it: decode,
+transform, encode, map, and transformers' `generate` on the prefix. Prints images/s of each side and their ratio,
+medians of several rounds in one process; the model is loaded before the clock starts.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 
 from git_caption.decoding.generate import Generated, Identity, derived_seed, generate
 from git_caption.errors import DataError
@@ -14,27 +14,8 @@ from git_caption.model.mapping import MlpMapper
 from git_caption.model.vision import Features
 from git_caption.params.decoding import Decoding
 from git_caption.text.tokenizer import decode, train_bpe
+from tests.small_network import PREFIX, SETTINGS, TEXTS, VOCABULARY, WIDTH, network, some_features
 
-WIDTH, VOCABULARY, PREFIX = 16, 300, 2
-TEXTS = ["a red circle on a blue field", "two small squares, one green", "what is left of the star?", "yes.", "no."]
-SETTINGS = {
-    "gpt2": {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 64},
-    "opt": {
-        "hidden_size": WIDTH,
-        "word_embed_proj_dim": WIDTH,
-        "ffn_dim": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 64,
-    },
-    "llama": {
-        "hidden_size": WIDTH,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 64,
-    },
-}
 PROMPTS = ["", "what is it?", "a", "how many small green squares are left of the star?", "is it red? "]
 DECODINGS = {
     "greedy": Decoding(num_beams=1, max_new_tokens=12),
@@ -52,26 +33,6 @@ DECODINGS = {
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     return train_bpe(TEXTS, VOCABULARY, tmp_path_factory.mktemp("tokenizer"))
-
-
-def network(family: str, tokenizer, seed: int = 0, dtype: torch.dtype = torch.float64) -> GitNetwork:
-    """A random network whose texts differ from image to image and end at different lengths."""
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(
-        family, vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, pad_token_id=0, **SETTINGS[family]
-    )
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.6 if "embed" in name or "wte" in name or "wpe" in name else 0.3)
-        model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 2.5  # or random texts would hardly ever end
-    return GitNetwork(torch.nn.Identity(), MlpMapper(6, WIDTH, PREFIX).to(dtype), model).eval()
-
-
-def some_features(count: int, seed: int = 1) -> Features:
-    values = 3 * torch.randn(count, 1, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return Features(values, torch.ones(count, 1, dtype=torch.bool))
 
 
 def run(net: GitNetwork, tokenizer, decoding: Decoding, rows: list[int]) -> list[list[Generated]]:
@@ -292,3 +253,25 @@ def test_nothing_is_said_on_the_side(tokenizer, capfd):
         for decoding in DECODINGS.values():
             run(net, tokenizer, decoding, [0, 3])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_logit_that_is_no_number_names_its_row(tokenizer):
+    net = network("gpt2", tokenizer)
+    features = some_features(3)
+    features.values[1] = torch.nan
+    names = [Identity("a"), Identity("b", 7), Identity("c")]
+    for decoding in DECODINGS.values():
+        with pytest.raises(DataError, match=r"^b, question_id 7: .*a logit that is not a finite number, in float64"):
+            generate(net, features, [[], [5, 6], []], decoding, tokenizer, names)
+
+
+def test_a_logit_that_is_no_number_is_seen_at_later_tokens_too(tokenizer):
+    net = network("gpt2", tokenizer)
+    first = run(net, tokenizer, Decoding(num_beams=1, max_new_tokens=1), [0])[0][0].token_ids[0]
+    with torch.no_grad():
+        net.language_model.get_output_embeddings().weight = torch.nn.Parameter(
+            net.language_model.get_output_embeddings().weight.clone()
+        )
+        net.language_model.get_input_embeddings().weight[first] = torch.inf
+    with pytest.raises(DataError, match=r"^image 0, question_id 0: .*not a finite number"):
+        run(net, tokenizer, Decoding(num_beams=1, max_new_tokens=3), [0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,3 +110,32 @@ def test_a_lone_stop_text_is_a_list_of_one() -> None:
 def test_defaults_of_a_checkpoint_survive_its_config_file() -> None:
     params = DecodingParams(num_beams=2, stop=(".", "!"), length_penalty=-0.5)
     assert parse(DecodingParams, to_dict(params), "config.json") == params
+
+
+def test_allowed_texts_are_the_lines_of_a_file_and_length_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "answers.txt"
+    path.write_bytes("\ufeffred\r\n\nnaïve  café \nred\n\tno".encode())
+    asked, stored = DecodingParams(allowed_texts=str(path)), DecodingParams(stop=(".",), max_new_tokens=3)
+    decoding = resolve(asked, stored, "answer")
+    assert decoding.allowed_texts == ("red", "naïve  café", "no")
+    assert (decoding.stop, decoding.max_new_tokens, decoding.length_penalty) == ((), 10, 0.0)
+    assert resolve(replace(asked, length_penalty=1.0), stored, "answer").length_penalty == 1.0
+
+
+def test_allowed_texts_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "answers.txt"
+    asked = DecodingParams(allowed_texts=str(path))
+    with pytest.raises(UsageError, match=r"answers\.txt' cannot be read: No such file"):
+        resolve(asked, NOTHING, "answer")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"answers\.txt' cannot be read: not UTF-8"):
+        resolve(asked, NOTHING, "answer")
+    path.write_text("\n \n")
+    with pytest.raises(UsageError, match=r"answers\.txt' holds no text, expected one a line"):
+        resolve(asked, NOTHING, "answer")
+    path.write_text("yes\nno\n")
+    with pytest.raises(UsageError, match=r"num_captions 3 is more than the 2 allowed texts"):
+        resolve(replace(asked, num_captions=3), NOTHING, "answer")
+    for name, value in (("max_new_tokens", 5), ("stop", (".",)), ("no_repeat_ngram_size", 2)):
+        with pytest.raises(UsageError, match=f"{name} and allowed_texts exclude each other"):
+            resolve(replace(asked, **{name: value}), NOTHING, "answer")
