@@ -5,7 +5,6 @@ Shape letters: R texts at the moment, L context length (prefix and prompt), V vo
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from git_caption.errors import DataError
-from git_caption.model.language import position_ids
+from git_caption.model.language import forward_keys, position_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,9 +41,7 @@ class Continuation:
             DataError: a logit that is not a finite number; names the row.
         """
         self.model = model
-        # peft's wrapper takes anything and passes it on, so the model inside is asked
-        inner: Any = getattr(model, "get_base_model", lambda: model)()
-        self._takes = inspect.signature(inner.forward).parameters
+        self._takes = forward_keys(model)
         self._names = names
         self._kept = {
             name: value
@@ -106,7 +103,8 @@ class Continuation:
         self._check()
 
     def _check(self) -> None:
-        finite = self.logits.isfinite().all(dim=-1)
+        lowest, highest = self.logits.aminmax(dim=-1)  # one pass; a NaN is both
+        finite = lowest.isfinite() & highest.isfinite()
         if not bool(finite.all()):
             name = self._names[int(self._context[int(finite.long().argmin())])]
             dtype = str(self.model.dtype).removeprefix("torch.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import sys
@@ -126,7 +127,7 @@ def _write(
     """Run a source through the captioner into `out`."""
     settings = {
         "model": captioner.fingerprint,
-        "decoding": asdict(decoding),
+        "decoding": {**asdict(decoding), "allowed_texts": _digest(decoding.allowed_texts)},
         "answers": answers,
         "batch_size": running.batch_size,
         "dtype": running.dtype,
@@ -143,6 +144,11 @@ def _write(
         max_errors=running.max_errors,
         resume=running.resume,
     )
+
+
+def _digest(texts: Sequence[str]) -> str | None:
+    """In place of texts that may be many."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest() if texts else None
 
 
 def _several(path: str | tuple[str, ...]) -> list[str] | None:

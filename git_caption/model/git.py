@@ -8,7 +8,6 @@ D_l language width, T target length, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -19,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from git_caption.errors import UsageError
-from git_caption.model.language import check_context, position_ids
+from git_caption.model.language import check_context, forward_keys, position_ids
 from git_caption.model.mapping import Mapper
 from git_caption.model.vision import Features, ImageEncoder
 
@@ -50,9 +49,7 @@ class GitNetwork(nn.Module):
         self.image_encoder = image_encoder
         self.mapper = mapper
         self.language_model = language_model
-        # peft's wrapper takes anything and passes it on, so the model inside is asked
-        inner: PreTrainedModel = getattr(language_model, "get_base_model", lambda: language_model)()
-        self.takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
+        self.takes_positions = "position_ids" in forward_keys(language_model)
 
     def forward(self, pixels: Tensor, batch: TextBatch) -> Tensor:
         """Log-probabilities float[B, T] of the target tokens, given pixels float[B, 3, R, R] and prompts."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -88,6 +89,12 @@ def check_context(model: PreTrainedModel, before: int, new_tokens: int) -> None:
             f"prefix and prompt take {before} positions and {new_tokens} tokens follow, the language model has {limit} "
             "positions: shorten the prompt or the text"
         )
+
+
+def forward_keys(model: PreTrainedModel) -> Container[str]:
+    """The keyword arguments of the model's forward pass; of the model inside peft's wrapper, which takes anything."""
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
+    return inspect.signature(inner.forward).parameters
 
 
 def position_ids(mask: Tensor) -> Tensor:

@@ -87,4 +87,5 @@ def caption_entries(texts: Sequence[Generated]) -> list[dict[str, Any]]:
 def _scores(text: Generated) -> dict[str, float]:
     if text.logprob is None or text.mean_logprob is None:
         return {}
-    return {"logprob": round(text.logprob, 4), "mean_logprob": round(text.mean_logprob, 4)}
+    # the sum turns -0.0 into 0.0
+    return {"logprob": round(text.logprob, 4) + 0.0, "mean_logprob": round(text.mean_logprob, 4) + 0.0}

@@ -232,3 +232,39 @@ def test_gif_bytes_in_a_tsv_are_read_too(model, tmp_path):
         writer.write(ImageRow("g", buffer.getvalue()).columns())
     infer.single_tsv(_tsv(model, image_tsv=str(path), out_tsv=str(out)))
     assert out.read_text().startswith('g\t[{"caption":"') and not (tmp_path / "captions.tsv.errors.tsv").exists()
+
+
+def test_answers_may_be_one_of_a_file(model, captioner, pictures, image_tsv, tmp_path):
+    answers = ("yes", "no", "a red circle")
+    (tmp_path / "answers.txt").write_text("\n".join(answers))
+    question_tsv = tmp_path / "questions.tsv"
+    asked = [{"question_id": number, "question": "is it red?"} for number in range(2)]
+    question_tsv.write_text("".join(f"{file.stem}\t{json.dumps(asked)}\n" for file in sorted(pictures.iterdir())))
+    out = tmp_path / "answers.tsv"
+    keys = {"image_tsv": image_tsv, "question_tsv": str(question_tsv), "out_tsv": str(out), "num_beams": 3}
+    infer.single_tsv(_tsv(model, **keys, allowed_texts=str(tmp_path / "answers.txt")))
+    found = [json.loads(line)["answer"] for line in out.read_text().splitlines()]
+    assert len(found) == 2 * len(list(pictures.iterdir())) and set(found) <= set(answers)
+    expected = captioner.answer(
+        sorted(pictures.iterdir()),
+        ["is it red?"] * len(found[::2]),
+        num_beams=3,
+        allowed_texts=str(tmp_path / "answers.txt"),
+    )
+    assert found[::2] == expected
+
+
+def test_questions_on_an_image_share_its_features(model, pictures, image_tsv, tmp_path, monkeypatch):
+    question_tsv = tmp_path / "questions.tsv"
+    asked = [{"question_id": number, "question": f"question {number}?"} for number in range(7)]
+    files = sorted(pictures.iterdir())
+    question_tsv.write_text("".join(f"{file.stem}\t{json.dumps(asked)}\n" for file in files))
+    keys = {"image_tsv": image_tsv, "question_tsv": str(question_tsv), "out_tsv": str(tmp_path / "answers.tsv")}
+    params = _tsv(model, **keys, batch_size=4)
+    encoder = infer.load_captioner(params.model, params.running).network.image_encoder
+    encoded: list[int] = []
+    handle = encoder.register_forward_pre_hook(lambda _, given: encoded.append(len(given[0])))
+    infer.single_tsv(params)
+    handle.remove()
+    assert sum(encoded) == len(files)
+    assert len((tmp_path / "answers.tsv").read_text().splitlines()) == 7 * len(files)
