@@ -1,8 +1,8 @@
 """Images of a TSV to captions: the TSV job against the same model driven one row at a time.
 
-    python benchmarks/inference.py                 ViT-B/32 pooled, mlp, P = 5, GPT-2 124M, float32
-    python benchmarks/inference.py --dtype bfloat16
-    python benchmarks/inference.py --llama         a language model of LLaMA's shape in 8 bits
+    python3 -m benchmarks.inference                   ViT-B/32 pooled, mlp, P = 5, GPT-2 124M, float32
+    python3 -m benchmarks.inference --dtype bfloat16
+    python3 -m benchmarks.inference --llama           a language model of LLaMA's shape in 8 bits
 
 Both sides have the same random weights, dtype and threads, read the same TSV of base64 JPEGs, and generate exactly 20
 tokens with 3 beams and a KV cache. One row at a time is how generative-image-to-text and ClipCap do it: decode,
@@ -16,7 +16,6 @@ import argparse
 import base64
 import itertools
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,8 +28,6 @@ import torch
 import torchvision.transforms as transforms
 from PIL import Image
 from transformers import GenerationConfig, PreTrainedTokenizerFast
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from git_caption.captioner.captioner import Captioner
 from git_caption.jobs.infer import load_captioner, single_tsv
@@ -48,6 +45,7 @@ from git_caption.params.model import (
     MapperConfig,
 )
 from git_caption.params.schema import parse
+from git_caption.text.tokenizer import load_tokenizer
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.writer import TsvWriter
 
@@ -88,8 +86,6 @@ def checkpoint(folder: Path, language_model: dict[str, object]) -> None:
     model = build_language_model(config.language_model)
     mapper = build_mapper(config.mapper, encoder.width, width(model), pooled=True)
     byte_pairs(model.config.vocab_size, folder / "words")
-    from git_caption.text.tokenizer import load_tokenizer
-
     tokenizer = load_tokenizer(folder / "words")
     Captioner(config, GitNetwork(encoder, mapper, model).eval(), tokenizer).save(folder / "model")
 
