@@ -82,9 +82,26 @@ def compare(number: int, tokenizer) -> int:
         expected = alone(net, one, prompts[place], decoding, tokenizer.eos_token_id)
         found = [list(text.token_ids) for text in texts]
         assert found == expected, f"model {number}, row {place}, {decoding}"
-        single = generate(net, one, [prompts[place]], decoding, tokenizer, [names[place]])[0]
-        assert [text.token_ids for text in single] == [text.token_ids for text in texts]
         tokens += sum(map(len, found))
+    # what transformers cannot say of one row: sampling by generators of our own, and where stop texts are cut
+    sampling = replace(
+        decoding,
+        num_beams=1,
+        do_sample=True,
+        temperature=source.choice([0.7, 1.0, 1.6]),
+        top_k=source.choice([0, 0, 5]),
+        top_p=source.choice([1.0, 1.0, 0.8]),
+        num_captions=source.randint(1, 3),
+        with_scores=True,
+    )
+    for other in (decoding, sampling, replace(decoding, stop=("e", " r")), replace(sampling, stop=("a", "."))):
+        batch = generate(net, features, prompts, other, tokenizer, names)
+        for place, texts in enumerate(batch):
+            one = features.select(torch.tensor([place]))
+            single = generate(net, one, [prompts[place]], other, tokenizer, [names[place]])[0]
+            assert [(text.text, text.token_ids) for text in single] == [(text.text, text.token_ids) for text in texts]
+            if other.with_scores:
+                assert [text.logprob for text in single] == pytest.approx([text.logprob for text in texts], abs=1e-9)
     return tokens
 
 
