@@ -27,17 +27,24 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 @dataclass(frozen=True)
 class Transform:
-    """Scales the shorter side to `resolution` and cuts the middle square out.
+    """Resizes a picture to the square that an image encoder takes.
+
+    crop: the shorter side becomes `resolution`, and the middle square is cut out.
+    squash: both sides become `resolution`.
 
     Raises DataError for a picture so narrow that scaling it would take more than 64 million pixels.
     """
 
     resolution: int
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Literal["crop", "squash"] = "crop"
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """Gives uint8[3, resolution, resolution] of an RGB picture."""
         size = self.resolution
+        if self.resize == "squash":
+            squashed = image.resize((size, size), FILTERS[self.interpolation])
+            return np.ascontiguousarray(np.asarray(squashed).transpose(2, 0, 1))
         width, height = image.size
         long = int(size * max(width, height) / min(width, height))
         if size * long > MAX_RESIZED_PIXELS:

@@ -16,13 +16,17 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """From an RGB image to pixels: resize of the shorter side, centre crop, normalisation."""
+    """From an RGB image to pixels: resize, centre crop where there is one, normalisation."""
 
     resolution: int = key(224, minimum=1, help="side of the square that the image encoder sees, in pixels")
     mean: tuple[float, ...] = key(CLIP_MEAN, help="subtracted from each channel of [0, 1]")
     std: tuple[float, ...] = key(CLIP_STD, help="each channel is divided by it")
     interpolation: Literal["bicubic", "bilinear"] = key("bicubic", help="filter of the resize")
     exif: bool = key(True, help="turn the image as its EXIF orientation says")
+    resize: Literal["crop", "squash"] = key(
+        "crop",
+        help="crop: shorter side to the resolution, middle square; squash: to the square, whatever the shape",
+    )
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Three channels each, and no division by zero, as (keys concerned, message)."""

@@ -68,3 +68,15 @@ def test_normalise_keeps_its_input() -> None:
     seen = normalise(pixels, (0.0, 0.1, 0.2), (1.0, 0.5, 0.1))
     assert torch.allclose(seen[1].flatten(), torch.tensor([0.2, 0.2, 0.0]), atol=1e-7)
     assert pixels.unique().tolist() == [51]
+
+
+def test_squash_resizes_the_whole_picture_as_open_clip_does() -> None:
+    import open_clip
+
+    reference = open_clip.image_transform(
+        64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", resize_mode="squash"
+    )
+
+    pixels = Transform(64, "bilinear", "squash")(noise(301, 97))
+
+    assert np.array_equal(pixels, (reference(noise(301, 97)).numpy() * 255).round().astype(np.uint8))
