@@ -38,7 +38,7 @@ def save(config: CaptionerConfig, network: GitNetwork, tokenizer: PreTrainedToke
 
     Args:
         config: what the network was built from; parts whose `weights` is None are stored, the others referred to.
-            The language model's architecture and the library versions are filled in.
+            Architectures of stored parts and the library versions are filled in.
         network: the trained network.
         tokenizer: the language model's.
         folder: made where it is not there.
@@ -222,8 +222,11 @@ def _completed(config: CaptionerConfig, network: GitNetwork) -> CaptionerConfig:
         if language_model.architecture is None:
             architecture = network.language_model.config.to_diff_dict()
             language_model = replace(language_model, architecture=architecture)
+    image_encoder = config.image_encoder
+    if image_encoder.weights is None and image_encoder.architecture is None:
+        image_encoder = replace(image_encoder, architecture=network.image_encoder.architecture)
     versions = {name: version(package) for name, package in VERSIONED.items()}
-    return replace(config, language_model=language_model, versions=versions)
+    return replace(config, image_encoder=image_encoder, language_model=language_model, versions=versions)
 
 
 def _finish_saving(folder: Path) -> None:

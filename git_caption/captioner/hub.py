@@ -11,14 +11,18 @@ import os
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from git_caption.errors import UsageError, WeightsError
 from git_caption.params.paths import is_hub_id
 
+if TYPE_CHECKING:
+    from git_caption.model.clip_table import Pretrained
+
 REQUEST_SECONDS = 5.0
 
 LANGUAGE_MODEL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+FOLDER_FILES = ("config.json", "preprocessor_config.json")  # of an image encoder, beside the weights
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
 
@@ -71,31 +75,34 @@ def resolve_checkpoint(name: str, revision: str | None = None) -> Path:
 
 
 def resolve_encoder(name: str, revision: str | None = None) -> Path:
-    """The weight file of an image encoder.
+    """The weights of an image encoder: the file of a CLIP model, or the folder of one of transformers.
 
     Args:
-        name: a local file, one of OpenAI's names as `ViT-B/32`, or a hub id of an open_clip repository. For OpenAI's
-            names a file that the `clip` package has fetched is taken where the hub's cache has none.
+        name: a local file or folder, one of OpenAI's names as `ViT-B/32`, one of open_clip's with a tag as
+            `ViT-B-32:laion2b_s34b_b79k`, or a hub id. For OpenAI's names a file that the `clip` package has fetched
+            is taken where the hub's cache has none.
         revision: branch, tag or commit of the repository; `main` if not given.
 
     Raises:
         WeightsError: not in the cache and not to be had from the hub.
         UsageError: a path that does not exist, or a name nobody knows.
     """
+    from git_caption.model import clip_table  # here, for it brings open_clip and with it torch
+
     if (path := Path(name).expanduser()).is_file():
         return path
-    repository = encoder_repository(name) or name
-    if repository == name and not path.is_dir() and not is_hub_id(name):
-        raise UsageError(f"image encoder {name!r}: no such file")
+    if path.is_dir() and not _incomplete(path, _encoder_files):
+        return _encoder_in(path, _encoder_files)
+    known = clip_table.pretrained(name)
+    if known is not None:
+        return _pretrained_clip(name, known, revision)
     if path.is_dir():
-        found, missing = _encoder_files(_names_in(path))
-        if missing:
-            raise WeightsError(f"image encoder {name!r}: the folder holds no {missing[0]}.")
-        return path / found[0]
-    if _incomplete(_cached(repository, revision), _encoder_files) and (kept := _kept_by_clip(name)):
-        return kept
-    folder = _snapshot(repository, revision, _encoder_files, asked_as=name)
-    return folder / _encoder_files(_names_in(folder))[0][0]
+        raise WeightsError(f"image encoder {name!r}: the folder lacks {', '.join(_incomplete(path, _encoder_files))}.")
+    if not is_hub_id(name):
+        raise UsageError(f"image encoder {name!r}: no such file")
+    if _cached(name, revision) is None and clip_table.nearest(name):
+        raise clip_table.unknown(name)
+    return _encoder_in(_snapshot(name, revision, _encoder_files), _encoder_files)
 
 
 def fetch(name: str) -> Path:
@@ -103,14 +110,19 @@ def fetch(name: str) -> Path:
 
     Raises:
         WeightsError: it cannot be had.
-        UsageError: `name` is neither an image encoder nor a hub id.
+        UsageError: `name` is neither an image encoder nor a hub id, or has a tag that nobody knows.
     """
-    if encoder_repository(name) is not None:
+    from git_caption.model import clip_table  # here, for it brings open_clip and with it torch
+
+    if ":" in name or clip_table.architecture_name(name) is not None:
         return resolve_encoder(name)
     if Path(name).expanduser().exists():
         return Path(name).expanduser()
     if not is_hub_id(name):
-        raise UsageError(f"{name!r} is neither an image encoder (as 'ViT-B/32') nor a hub id (as 'gpt2-large').")
+        raise UsageError(
+            f"{name!r} is neither an image encoder (as 'ViT-B/32' or 'ViT-B-32:laion2b_s34b_b79k') nor a hub id (as "
+            "'gpt2-large')."
+        )
     return _snapshot(name, None, _any_files)
 
 
@@ -122,30 +134,29 @@ def weight_files(path: Path) -> list[Path]:
     return [path / name for name in sorted(wanted) if name.endswith((".safetensors", ".bin"))]
 
 
-def encoder_repository(name: str) -> str | None:
-    """The hub repository of OpenAI's weights, by open_clip's table, for one of OpenAI's names; None for another."""
-    known = _openai_weights(name)
-    return None if known is None else str(known["hf_hub"]).rstrip("/")
+def _pretrained_clip(name: str, known: Pretrained, revision: str | None) -> Path:
+    """The file of the weights that open_clip knows by `name`."""
+
+    def choice(names: Collection[str]) -> tuple[list[str], list[str]]:
+        return _clip_files(names, known.file)
+
+    if known.repository is None:
+        raise WeightsError(f"{name}: open_clip names no repository of it; fetch {known.url} and give the file's path")
+    if _incomplete(_cached(known.repository, revision), choice) and (kept := _kept_by_clip(known.url)):
+        return kept
+    return _encoder_in(_snapshot(known.repository, revision, choice, asked_as=name), choice)
 
 
-def _kept_by_clip(name: str) -> Path | None:
+def _kept_by_clip(url: str) -> Path | None:
     """OpenAI's file in the cache of the `clip` package (~/.cache/clip), if it is there."""
-    if (known := _openai_weights(name)) is None:
-        return None
-    path = Path("~/.cache/clip").expanduser() / str(known["url"]).rsplit("/", 1)[-1]
+    path = Path("~/.cache/clip").expanduser() / url.rsplit("/", 1)[-1]
     return path if path.is_file() else None
 
 
-def _openai_weights(name: str) -> dict[str, Any] | None:
-    """What open_clip knows of OpenAI's weights for one of OpenAI's names."""
-    from git_caption.model.activation import OPENAI_NAMES  # here, with open_clip, for they bring torch
-
-    if name not in OPENAI_NAMES:
-        return None
-    import open_clip
-
-    known: dict[str, Any] = open_clip.get_pretrained_cfg(OPENAI_NAMES[name], "openai")
-    return known
+def _encoder_in(folder: Path, choice: Choice) -> Path:
+    """The file of a CLIP model in a complete folder, or the folder itself where it is one of transformers."""
+    first = choice(_names_in(folder))[0][0]
+    return folder if first in FOLDER_FILES else folder / first
 
 
 def _folder(name: str, revision: str | None, choice: Choice, *, marker: str, what: str) -> Path:
@@ -239,20 +250,23 @@ def _language_model_files(names: Collection[str], weights: bool) -> tuple[list[s
     wanted = [name for name in wanted if not name.endswith(".index.json")]
     missing = [] if "config.json" in names else ["config.json"]
     if weights:
-        for name in LANGUAGE_MODEL_WEIGHTS:
-            stem, suffix = name.rsplit(".", 1)
-            if name in names:
-                wanted.append(name)
-                break
-            if f"{name}.index.json" in names:
-                shard = re.compile(rf"{stem}-\d+-of-\d+\.{suffix}")
-                wanted += [f"{name}.index.json", *(other for other in names if shard.fullmatch(other))]
-                break
-        else:
-            missing.append(" or ".join(LANGUAGE_MODEL_WEIGHTS))
+        found, lacking = _weight_files(names)
+        wanted, missing = wanted + found, missing + lacking
     if not any(name in names for name in TOKENIZER_FILES):
         missing.append(f"a tokenizer ({', '.join(TOKENIZER_FILES[:3])})")
     return wanted, missing
+
+
+def _weight_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """The weights of a model of transformers, in one file or in the shards of an index."""
+    for name in LANGUAGE_MODEL_WEIGHTS:
+        stem, suffix = name.rsplit(".", 1)
+        if name in names:
+            return [name], []
+        if f"{name}.index.json" in names:
+            shard = re.compile(rf"{stem}-\d+-of-\d+\.{suffix}")
+            return [f"{name}.index.json", *(other for other in names if shard.fullmatch(other))], []
+    return [], [" or ".join(LANGUAGE_MODEL_WEIGHTS)]
 
 
 def _checkpoint_files(names: Collection[str]) -> tuple[list[str], list[str]]:
@@ -263,18 +277,38 @@ def _checkpoint_files(names: Collection[str]) -> tuple[list[str], list[str]]:
     return wanted, missing
 
 
+def _clip_files(names: Collection[str], file: str | None = None) -> tuple[list[str], list[str]]:
+    """The weights of a CLIP model, in `file` or under a usual name, and the description beside them."""
+    possible = OPEN_CLIP_WEIGHTS if file is None else (file,)
+    found = [name for name in possible if name in names][:1]
+    if not found:
+        return [], [" or ".join(possible)]
+    return found + [name for name in names if name == "open_clip_config.json"], []
+
+
 def _encoder_files(names: Collection[str]) -> tuple[list[str], list[str]]:
-    found = [name for name in OPEN_CLIP_WEIGHTS if name in names][:1]
-    return found, [] if found else [" or ".join(OPEN_CLIP_WEIGHTS)]
+    """Files of a CLIP model, else of an image encoder of transformers."""
+    wanted, missing = _clip_files(names)
+    if not missing:
+        return wanted, []
+    weights, no_weights = _weight_files(names)
+    absent = [name for name in FOLDER_FILES if name not in names]
+    if no_weights and not weights and absent == list(FOLDER_FILES):
+        return [], [f"{missing[0]} (CLIP), or {', '.join(FOLDER_FILES)} and {no_weights[0]} (transformers)"]
+    return [name for name in FOLDER_FILES if name in names] + weights, absent + no_weights
 
 
 def _any_files(names: Collection[str]) -> tuple[list[str], list[str]]:
     """Files of a checkpoint of ours, of a language model, or of an image encoder, by what the repository holds."""
-    for choice in (_checkpoint_files, _encoder_files):
+
+    def language_model_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+        return _language_model_files(names, True)
+
+    for choice in (_checkpoint_files, _clip_files, language_model_files, _encoder_files):
         wanted, missing = choice(names)
         if not missing:
             return wanted, []
-    return _language_model_files(names, True)
+    return language_model_files(names)
 
 
 def _reason(error: Exception) -> tuple[str, str]:

@@ -50,13 +50,18 @@ class WeightsSource:
 class ImageEncoderConfig:
     """A visual tower and which of its outputs is used."""
 
-    name: str = key(help="ViT-B/32, RN50, ..., an open_clip name, or custom")
+    name: str = key(
+        help="ViT-B/32, RN50, ...; open_clip's MODEL:PRETRAINED, as ViT-B-32:laion2b_s34b_b79k; a hub id or folder of "
+        "SigLIP 2 or DINOv3; or custom"
+    )
     architecture: dict[str, Any] | None = key(
-        None, help="for custom: open_clip's vision_cfg with embed_dim and quick_gelu beside it"
+        None,
+        help="for custom: open_clip's vision_cfg with embed_dim and quick_gelu beside it, or a transformers config "
+        "with its model_type",
     )
     weights: WeightsSource | None = key(None, help="None: they are in model.safetensors")
     output: Literal["grid", "pooled"] = key("grid", help="one row per patch or cell, or the image embedding")
-    keep_class_token: bool = key(True, help="grid of a ViT: the class token stays, at index 0")
+    keep_class_token: bool = key(True, help="grid of a ViT that has one: the class token stays, at index 0")
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """An architecture where the name says nothing, as (keys concerned, message)."""

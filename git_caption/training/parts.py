@@ -18,7 +18,7 @@ from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork
 from git_caption.model.language import build_language_model
 from git_caption.model.mapping import build_mapper
-from git_caption.model.vision import ImageEncoder, build_image_encoder, native_resolution
+from git_caption.model.vision import ImageEncoder, build_image_encoder, encoder_transform
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.model import (
     CaptionerConfig,
@@ -52,7 +52,7 @@ def transform_config(params: TrainingParams) -> TransformConfig:
     if params.init_from is not None:
         return checkpoint.load_config(Path(params.init_from)).transform
     assert params.image_encoder is not None, "checked with the parameters"
-    return TransformConfig(params.input_resolution or native_resolution(params.image_encoder))
+    return encoder_transform(params.image_encoder, _encoder_weights(params.image_encoder), params.input_resolution)
 
 
 def build_parts(params: TrainingParams, samples: TrainingTsv, device: torch.device) -> Parts:
@@ -141,12 +141,20 @@ def _image_encoder(
     config: ImageEncoderConfig, resolution: int, *, trained: bool
 ) -> tuple[ImageEncoder, WeightsSource | None]:
     """The encoder and, where it stays as it is, the source that the checkpoint refers to."""
-    if config.weights is None and config.architecture is not None:
-        return build_image_encoder(config, None, resolution), None
-    source = config.weights or WeightsSource(config.name)
-    weights = hub.resolve_encoder(source.id, source.revision)
+    weights = _encoder_weights(config)
     image_encoder = build_image_encoder(config, weights, resolution)
-    return image_encoder, None if trained else replace(source, sha256=checkpoint.weights_sha256(weights))
+    if trained or weights is None:
+        return image_encoder, None
+    source = config.weights or WeightsSource(config.name)
+    return image_encoder, replace(source, sha256=checkpoint.weights_sha256(weights))
+
+
+def _encoder_weights(config: ImageEncoderConfig) -> Path | None:
+    """Where the encoder starts from: what `weights` says, else its name; None where an architecture is to be new."""
+    if config.weights is None and config.architecture is not None:
+        return None
+    source = config.weights or WeightsSource(config.name)
+    return hub.resolve_encoder(source.id, source.revision)
 
 
 def _language_model(

@@ -12,7 +12,7 @@ import pytest
 
 from git_caption.captioner.hub import (
     cache_folder,
-    encoder_repository,
+    fetch,
     is_offline,
     resolve_checkpoint,
     resolve_encoder,
@@ -61,11 +61,86 @@ def test_a_cached_language_model_is_found_without_a_request(name, hub_home, no_n
     ],
 )
 def test_openai_encoders_are_where_open_clip_keeps_them(name, repository, hub_home, no_network, tmp_path):
-    assert encoder_repository(name) == repository
     source = files(tmp_path / "source", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     folder = hub_cache.snapshot(hub_home, repository, source)
     assert resolve_encoder(name) == folder / "open_clip_model.safetensors"
     assert resolve_encoder(repository) == folder / "open_clip_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "file"),
+    [
+        ("ViT-B-32:laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "open_clip_pytorch_model.bin"),
+        ("ViT-B-16-SigLIP2:webli", "timm/ViT-B-16-SigLIP2", "open_clip_model.safetensors"),
+        ("ViTamin-S:datacomp1b", "jienengchen/ViTamin-S", "pytorch_model.bin"),
+        ("RN50:yfcc15m", "timm/resnet50_clip.yfcc15m", "open_clip_model.safetensors"),
+    ],
+)
+def test_open_clips_names_with_a_tag_are_where_its_table_says(name, repository, file, hub_home, no_network, tmp_path):
+    folder = hub_cache.snapshot(hub_home, repository, files(tmp_path / "source", file, "open_clip_config.json"))
+    assert resolve_encoder(name) == folder / file
+    assert fetch(name) == folder / file
+
+
+def test_an_unknown_tag_is_refused_with_the_nearest_and_all_others(hub_home):
+    for ask in (resolve_encoder, fetch):
+        with pytest.raises(UsageError) as caught:
+            ask("ViT-B-32:laion2b_s34b_b97k")
+        message = str(caught.value)
+        assert "ViT-B-32 has no weights 'laion2b_s34b_b97k'. Did you mean 'ViT-B-32:laion2b_s34b_b79k'?" in message
+        assert "'ViT-B-32:datacomp_xl_s13b_b90k'" in message and "\n" not in message
+        assert "'ViT-B-32:openai'" not in message  # trained with another activation than this model runs
+
+
+def test_a_model_without_a_tag_asks_for_one(hub_home):
+    with pytest.raises(UsageError, match=r"'ViT-B-32' is an architecture and names no weights.*'ViT-B-32:laion2b_e16'"):
+        resolve_encoder("ViT-B-32")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("ViT-B/23", "ViT-B/32"),
+        ("RN51", "RN50"),
+        ("convnext-base", "convnext_base"),
+        ("ViT-B/32:laion2b_s34b_b79k", "ViT-B-32:laion2b_s34b_b79k"),
+    ],
+)
+def test_a_misspelt_encoder_is_refused_with_the_nearest(name, near, hub_home):
+    with pytest.raises(UsageError, match=rf"unknown image encoder '{name}'\. Did you mean '{near}'\?"):
+        resolve_encoder(name)
+
+
+def test_a_hub_id_that_ends_as_a_models_name_is_no_misspelling(hub_home):
+    with pytest.raises(WeightsError, match=r"^timm/ViT-B-16-SigLIP2: .*not found in the cache"):
+        resolve_encoder("timm/ViT-B-16-SigLIP2")
+
+
+ENCODER = ("config.json", "preprocessor_config.json", "model.safetensors")
+
+
+def test_an_encoder_of_transformers_is_its_folder(hub_home, no_network, tmp_path):
+    local = files(tmp_path / "source", *ENCODER, "README.md")
+    folder = hub_cache.snapshot(hub_home, "facebook/dinov3-vits16-pretrain-lvd1689m", local)
+    assert resolve_encoder("facebook/dinov3-vits16-pretrain-lvd1689m") == folder
+    assert resolve_encoder("facebook/dinov3-vits16-pretrain-lvd1689m", hub_cache.REVISION) == folder
+    assert fetch("facebook/dinov3-vits16-pretrain-lvd1689m") == folder
+    assert resolve_encoder(str(local)) == local
+    assert weight_files(folder) == [folder / "model.safetensors"]
+
+
+def test_what_an_encoder_of_transformers_lacks_is_named(hub_home, tmp_path):
+    local = files(tmp_path / "source", "config.json", "model.safetensors")
+    hub_cache.snapshot(hub_home, "google/siglip2-base-patch16-224", local)
+    with pytest.raises(WeightsError) as caught:
+        resolve_encoder("google/siglip2-base-patch16-224")
+    message = str(caught.value)
+    assert message.startswith("google/siglip2-base-patch16-224: preprocessor_config.json not found in the cache")
+    assert "HF_HUB_OFFLINE=1" in message and "'ids': ['google/siglip2-base-patch16-224']" in message
+    with pytest.raises(WeightsError, match=r"source': the folder lacks preprocessor_config.json\."):
+        resolve_encoder(str(local))
+    with pytest.raises(WeightsError, match=r"facebook/dinov3: open_clip_model.* \(CLIP\), or config.json.*not found"):
+        resolve_encoder("facebook/dinov3")
 
 
 def test_an_older_open_clip_file_will_do(hub_home, tmp_path):
@@ -160,7 +235,7 @@ def test_paths_that_are_not_there_are_wrong_usage(hub_home, tmp_path):
         resolve_language_model(str(tmp_path / "lm" / "README.md"))
     with pytest.raises(UsageError, match=r"'weights/ViT.pt': no such file"):
         resolve_encoder("weights/ViT.pt")
-    with pytest.raises(WeightsError, match=r"lm': the folder holds no open_clip_model.safetensors or"):
+    with pytest.raises(WeightsError, match=r"lm': the folder lacks open_clip_model.safetensors or"):
         resolve_encoder(str(tmp_path / "lm"))
 
 
@@ -190,7 +265,12 @@ def test_the_variables_of_the_hubs_client_are_honoured(monkeypatch, tmp_path):
 SERVER = """
 import json, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"twice", "tokenizer.json": b"{}"}
+MODEL = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"twice"}
+REPOSITORIES = {
+    "org/model": {**MODEL, "tokenizer.json": b"{}"},
+    "org/encoder": {**MODEL, "preprocessor_config.json": b"{}", "README.md": b"words"},
+    "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": {**MODEL, "tokenizer.json": b"{}", "open_clip_pytorch_model.bin": b"CLIP"},
+}
 SHA = "89abcdef0123456789abcdef0123456789abcdef"
 
 class Hub(BaseHTTPRequestHandler):
@@ -205,16 +285,19 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.split("?")[0]
-        if path.startswith("/api/models/org/model/tree/"):
-            tree = [{"type": "file", "path": name, "size": len(body), "oid": name} for name, body in FILES.items()]
+        parts = path.removeprefix("/api/models").split("/")
+        repository = "/".join(parts[1:3])
+        files = REPOSITORIES.get(repository, {})
+        if files and path.startswith("/api/models/") and parts[3:4] == ["tree"]:
+            tree = [{"type": "file", "path": name, "size": len(body), "oid": name} for name, body in files.items()]
             return self.answer(json.dumps(tree).encode(), headers=[("Content-Type", "application/json")])
-        if path.startswith("/api/models/org/model"):
-            files = [{"rfilename": name} for name in FILES]
-            info = {"id": "org/model", "sha": SHA, "siblings": files, "gated": False, "private": False, "tags": []}
+        if files and path.startswith("/api/models/"):
+            names = [{"rfilename": name} for name in files]
+            info = {"id": repository, "sha": SHA, "siblings": names, "gated": False, "private": False, "tags": []}
             return self.answer(json.dumps(info).encode(), headers=[("Content-Type", "application/json")])
-        name = path.rsplit("/", 1)[-1]
-        if path.startswith("/org/model/resolve/") and name in FILES:
-            return self.answer(FILES[name], headers=[("ETag", f'"{name}"'), ("X-Repo-Commit", SHA)])
+        name = parts[-1]
+        if parts[3:4] == ["resolve"] and name in files:
+            return self.answer(files[name], headers=[("ETag", f'"{name}"'), ("X-Repo-Commit", SHA)])
         gated = "gated" in path
         error = [("X-Error-Code", "GatedRepo" if gated else "RepoNotFound"), ("X-Error-Message", "no")]
         self.answer(b"{}", 403 if gated else 404, error)
@@ -230,7 +313,7 @@ server.serve_forever()
 
 @pytest.fixture
 def fake_hub():
-    """A hub of one repository, org/model, on this machine; gives its address."""
+    """A hub of three repositories on this machine; gives its address."""
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
         yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
         server.kill()
@@ -260,6 +343,16 @@ def test_fetching_fills_the_cache_with_what_is_needed_and_no_more(fake_hub, tmp_
     assert done.returncode == 1
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert resolve_language_model("org/model") == folder  # offline, from the cache
+
+
+def test_image_encoders_of_either_kind_are_fetched(fake_hub, tmp_path, hub_home):
+    done = fetched(["org/encoder", "ViT-B-32:laion2b_s34b_b79k"], tmp_path / "home", fake_hub)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = resolve_encoder("org/encoder")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(ENCODER)
+    weights = resolve_encoder("ViT-B-32:laion2b_s34b_b79k")
+    assert [path.name for path in weights.parent.iterdir()] == ["open_clip_pytorch_model.bin"]
+    assert done.stdout.splitlines() == [f"org/encoder: {folder}", f"ViT-B-32:laion2b_s34b_b79k: {weights}"]
 
 
 def test_a_hub_that_cannot_be_reached_is_given_up_in_seconds(tmp_path):

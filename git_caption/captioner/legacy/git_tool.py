@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from git_caption.captioner.hub import resolve_language_model
-from git_caption.captioner.legacy.openai_clip import Tower, described, name_of, of_type
 from git_caption.errors import UsageError, WeightsError
+from git_caption.model.openai_tower import Tower, described, name_of, of_type
 from git_caption.model.vision import native_resolution
 from git_caption.model.weights import read_tensors
 from git_caption.params.decoding import DecodingParams

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from git_caption.errors import UsageError, WeightsError
-from git_caption.model.activation import OPENAI_NAMES
+from git_caption.model.clip_table import OPENAI_NAMES
 from git_caption.model.weights import read_tensors
 from git_caption.params.model import CUSTOM
 

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import open_clip
 import pytest
+import timm
 import torch
 from open_clip.model import resize_pos_embed
 from safetensors.torch import save_file
-from torch.nn import functional
+from timm.layers import resample_abs_pos_embed
 
 from git_caption.errors import UsageError, WeightsError
-from git_caption.model.activation import OPENAI_NAMES
-from git_caption.model.vision import Features, build_image_encoder, native_resolution
+from git_caption.model.clip_table import OPENAI_NAMES
+from git_caption.model.vision import build_image_encoder, native_resolution
 from git_caption.params.model import ImageEncoderConfig, WeightsSource
+from tests.written_clip import attention_pooled, clip_file, resnet_cells, vit_tokens
 
 VIT = {"image_size": 32, "layers": 2, "width": 128, "patch_size": 8}
 RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8, "head_width": 64}
@@ -23,93 +24,6 @@ ATOL = 1e-5  # worst seen 2.2e-6, fp32
 def custom(vision_cfg, output="grid", quick_gelu=True, embed_dim=24, **others):
     architecture = {"embed_dim": embed_dim, "quick_gelu": quick_gelu, "vision_cfg": dict(vision_cfg)}
     return ImageEncoderConfig(name="custom", architecture=architecture, output=output, **others)
-
-
-def clip_file(path: Path, vision_cfg, quick_gelu=True, embed_dim=24, **extra) -> dict[str, torch.Tensor]:
-    """Write a random CLIP with both towers; batch statistics differ from those of a new module."""
-    text_cfg = {"context_length": 4, "vocab_size": 8, "width": 16, "heads": 2, "layers": 1}
-    model = open_clip.CLIP(embed_dim, dict(vision_cfg), text_cfg, quick_gelu=quick_gelu)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_mean"):
-            tensor.normal_(std=0.1)
-        if name.endswith(("running_var", "bn3.weight")):
-            tensor.uniform_(0.2, 0.6)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()} | extra
-    save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
-    return {name.removeprefix("visual."): tensor for name, tensor in tensors.items() if name.startswith("visual.")}
-
-
-def attention(rows, weights, biases, heads, query=None):
-    """Plain multi-head attention of float[B, L, W] rows; `weights` and `biases` are those of q, k, v."""
-    query = rows if query is None else query
-
-    def split(flat):
-        return flat.unflatten(2, (heads, -1)).transpose(1, 2)
-
-    q, k, v = (split(x @ w.T + b) for x, w, b in zip((query, rows, rows), weights, biases, strict=True))
-    scores = (q @ k.transpose(2, 3)) * q.shape[3] ** -0.5
-    return (scores.softmax(3) @ v).transpose(1, 2).flatten(2)
-
-
-def vit_tokens(t, pixels, patch, layers, heads):
-    """CLIP's ViT written out, up to and with the last LayerNorm: float[B, 1 + cells, W]."""
-    width = t["class_embedding"].shape[0]
-
-    def norm(x, name):
-        return functional.layer_norm(x, (width,), t[f"{name}.weight"], t[f"{name}.bias"])
-
-    patches = functional.conv2d(pixels, t["conv1.weight"], stride=patch).flatten(2).transpose(1, 2)
-    x = torch.cat([t["class_embedding"].expand(len(pixels), 1, width), patches], 1) + t["positional_embedding"]
-    x = norm(x, "ln_pre")
-    for number in range(layers):
-        block = f"transformer.resblocks.{number}"
-        mixed = attention(
-            norm(x, f"{block}.ln_1"),
-            t[f"{block}.attn.in_proj_weight"].chunk(3),
-            t[f"{block}.attn.in_proj_bias"].chunk(3),
-            heads,
-        )
-        x = x + mixed @ t[f"{block}.attn.out_proj.weight"].T + t[f"{block}.attn.out_proj.bias"]
-        hidden = norm(x, f"{block}.ln_2") @ t[f"{block}.mlp.c_fc.weight"].T + t[f"{block}.mlp.c_fc.bias"]
-        hidden = hidden * torch.sigmoid(1.702 * hidden)
-        x = x + hidden @ t[f"{block}.mlp.c_proj.weight"].T + t[f"{block}.mlp.c_proj.bias"]
-    return norm(x, "ln_post")
-
-
-def resnet_cells(t, pixels, layers):
-    """CLIP's ResNet written out, before attention pooling: float[B, 32 width, H, W]."""
-
-    def norm(x, name):
-        mean, variance, weight, bias = (
-            t[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        scale = weight / (variance + 1e-5).sqrt()
-        return (x - mean[:, None, None]) * scale[:, None, None] + bias[:, None, None]
-
-    x = norm(functional.conv2d(pixels, t["conv1.weight"], stride=2, padding=1), "bn1").relu()
-    x = norm(functional.conv2d(x, t["conv2.weight"], padding=1), "bn2").relu()
-    x = functional.avg_pool2d(norm(functional.conv2d(x, t["conv3.weight"], padding=1), "bn3").relu(), 2)
-    for stage, count in enumerate(layers, start=1):
-        for number in range(count):
-            block, stride = f"layer{stage}.{number}", 2 if stage > 1 and number == 0 else 1
-            y = norm(functional.conv2d(x, t[f"{block}.conv1.weight"]), f"{block}.bn1").relu()
-            y = norm(functional.conv2d(y, t[f"{block}.conv2.weight"], padding=1), f"{block}.bn2").relu()
-            y = functional.avg_pool2d(y, stride)
-            y = norm(functional.conv2d(y, t[f"{block}.conv3.weight"]), f"{block}.bn3")
-            if f"{block}.downsample.0.weight" in t:
-                x = functional.conv2d(functional.avg_pool2d(x, stride), t[f"{block}.downsample.0.weight"])
-                x = norm(x, f"{block}.downsample.1")
-            x = (x + y).relu()
-    return x
-
-
-def attention_pooled(t, cells, heads):
-    rows = cells.flatten(2).transpose(1, 2)
-    rows = torch.cat([rows.mean(1, keepdim=True), rows], 1) + t["attnpool.positional_embedding"]
-    weights = [t[f"attnpool.{name}_proj.weight"] for name in "qkv"]
-    biases = [t[f"attnpool.{name}_proj.bias"] for name in "qkv"]
-    pooled = attention(rows, weights, biases, heads, query=rows[:, :1])
-    return pooled @ t["attnpool.c_proj.weight"].T + t["attnpool.c_proj.bias"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
@@ -290,7 +204,7 @@ def test_activation_is_known_from_the_repository(tmp_path, repository, quick_gel
         build_image_encoder(custom(VIT, quick_gelu=not quick_gelu, weights=source), path)
 
 
-@pytest.mark.parametrize("source", ["ViT-B/32", "ViT-B-32", "timm/vit_base_patch32_clip_224.openai"])
+@pytest.mark.parametrize("source", ["ViT-B/32", "ViT-B-32:openai", "timm/vit_base_patch32_clip_224.openai"])
 def test_the_plain_name_of_open_clip_is_refused_for_openai_weights(tmp_path, source):
     clip_file(tmp_path / "clip.safetensors", VIT)
     config = ImageEncoderConfig(name="ViT-B-32", weights=WeightsSource(id=source))
@@ -366,9 +280,35 @@ def test_a_resolution_that_patches_do_not_divide_is_refused(vision_cfg, cell):
         build_image_encoder(custom(vision_cfg), resolution=100)
 
 
-def test_a_timm_tower_has_one_resolution():
-    with pytest.raises(UsageError, match=r"'convnext_base' takes images of 224 pixels only, not of 256"):
-        build_image_encoder(ImageEncoderConfig(name="convnext_base"), resolution=256)
+TIMM_VIT = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "image_size": 224}
+TIMM_CONVNEXT = {"timm_model_name": "convnext_atto", "image_size": 224}
+
+
+def test_a_timm_tower_interpolates_its_positions_as_timm_does(tmp_path):
+    tensors = clip_file(tmp_path / "clip.safetensors", TIMM_VIT, quick_gelu=False)
+
+    encoder = build_image_encoder(custom(TIMM_VIT, quick_gelu=False), tmp_path / "clip.safetensors", 96).eval()
+
+    trunk = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=96).eval()
+    table = {name.removeprefix("trunk."): t for name, t in tensors.items() if name.startswith("trunk.")}
+    table["pos_embed"] = resample_abs_pos_embed(table["pos_embed"], (6, 6))
+    trunk.load_state_dict(table)
+    pixels = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(pixels).values, trunk.forward_features(pixels), atol=ATOL, rtol=0)
+
+
+@pytest.mark.parametrize(("vision_cfg", "cell", "tokens"), [(TIMM_VIT, 16, 17), (TIMM_CONVNEXT, 32, 4)])
+def test_a_timm_tower_takes_any_multiple_of_its_patch(vision_cfg, cell, tokens):
+    assert build_image_encoder(custom(vision_cfg, quick_gelu=False), resolution=64).tokens == tokens
+    with pytest.raises(UsageError, match=rf"input_resolution 200 is not a multiple of the patch size {cell} "):
+        build_image_encoder(custom(vision_cfg, quick_gelu=False), resolution=200)
+
+
+def test_a_tower_that_pools_a_grid_of_fixed_size_has_one_resolution():
+    vision_cfg = {"timm_model_name": "resnet18", "timm_pool": "abs_attn", "timm_proj": "", "image_size": 224}
+    with pytest.raises(UsageError, match=r"'custom' takes images of 224 pixels only, not of 256"):
+        build_image_encoder(custom(vision_cfg, "pooled", quick_gelu=False), resolution=256)
 
 
 def test_positions_of_an_unexpected_grid_are_a_misfit_not_interpolated(tmp_path):
@@ -402,7 +342,7 @@ def test_what_does_not_fit_is_listed_together(tmp_path):
 def test_a_file_that_is_no_clip_is_refused(tmp_path):
     save_file({"wte.weight": torch.zeros(2, 2)}, tmp_path / "gpt.safetensors")
 
-    with pytest.raises(WeightsError, match=r"gpt\.safetensors: not a CLIP model.*'visual\.'"):
+    with pytest.raises(WeightsError, match=r"gpt\.safetensors: holds no image encoder.*'visual\.'"):
         build_image_encoder(custom(VIT), tmp_path / "gpt.safetensors")
 
 
@@ -437,21 +377,3 @@ def test_faulty_architectures_are_refused():
         build_image_encoder(ImageEncoderConfig(name="RN50", architecture={"embed_dim": 3}))
     with pytest.raises(UsageError, match=r"square images, this one is made for \(32, 64\)"):
         build_image_encoder(custom({**VIT, "image_size": (32, 64)}))
-
-
-# --- features
-
-
-def test_features_of_one_image_are_selected_for_each_of_its_prompts():
-    features = Features(torch.arange(6.0).view(2, 1, 3), torch.tensor([[True], [False]]))
-
-    picked = features.select(torch.tensor([1, 0, 1]))
-
-    assert picked.values[:, 0, 0].tolist() == [3, 0, 3]
-    assert picked.mask[:, 0].tolist() == [False, True, False]
-
-
-def test_features_keep_a_boolean_mask_when_cast():
-    features = Features(torch.ones(1, 1, 2), torch.ones(1, 1, dtype=torch.bool)).to(torch.float16)
-
-    assert (features.values.dtype, features.mask.dtype) == (torch.float16, torch.bool)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from git_caption.captioner.legacy.openai_clip import Tower, described, name_of, of_name, of_type
 from git_caption.errors import UsageError, WeightsError
-from git_caption.model.activation import OPENAI_NAMES
+from git_caption.model.clip_table import OPENAI_NAMES
+from git_caption.model.openai_tower import Tower, described, name_of, of_name, of_type
 from git_caption.model.vision import build_image_encoder
 from git_caption.params.model import ImageEncoderConfig
 

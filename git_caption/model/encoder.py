@@ -1,0 +1,168 @@
+"""What every image encoder is: pixels in, features out.
+
+    pixels float32[B, 3, R, R] -> visual tower -> Features(values float[B, N, D_v], mask bool[B, N])
+
+Shape letters: B batch, R resolution, N image tokens, D_v vision width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from git_caption.errors import UsageError, WeightsError
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What an image encoder gives: `values` float[B, N, D_v] and `mask` bool[B, N], true where a row is real."""
+
+    values: Tensor
+    mask: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> Features:
+        """Move or cast as `Tensor.to` does; the mask stays boolean."""
+        values = self.values.to(*args, **kwargs)
+        return Features(values, self.mask.to(values.device))
+
+    def select(self, rows: Tensor) -> Features:
+        """The features of the given images (long[M]), for several prompts on one image."""
+        return Features(self.values[rows], self.mask[rows])
+
+
+class ImageEncoder(nn.Module):
+    """A visual tower that gives `Features`. Subclasses know how to ask one library's towers.
+
+    Attributes:
+        visual: the tower.
+        width: D_v, the width of a row of features.
+        tokens: N, the number of rows per image.
+        resolution: the side of the square images it takes.
+        architecture: what a config needs to rebuild the tower where its name alone does not say; else None.
+    """
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        resolution: int,
+        output: str = "grid",
+        keep_class_token: bool = True,
+        architecture: dict[str, Any] | None = None,
+    ) -> None:
+        """Wrap `visual`; on grid its projection or pooling head is removed, for it is not used."""
+        super().__init__()
+        self.visual = visual
+        self.resolution = resolution
+        self.output = output
+        self.keep_class_token = keep_class_token
+        self.architecture = architecture
+        if output == "grid":
+            self._remove_head()
+        self.train(self.training)
+        self.tokens, self.width = self._output_shape()
+
+    def forward(self, pixels: Tensor) -> Features:
+        """Encode pixels float[B, 3, R, R].
+
+        Raises:
+            UsageError: the images are not of the encoder's resolution.
+        """
+        if pixels.dim() != 4 or pixels.shape[1:] != (3, self.resolution, self.resolution):
+            raise UsageError(
+                f"the image encoder takes pixels [B, 3, {self.resolution}, {self.resolution}] and was given "
+                f"{list(pixels.shape)}: input_resolution of the images and of the encoder must be the same"
+            )
+        pixels = pixels.to(next(self.visual.parameters()).dtype)
+        values = self._grid(pixels) if self.output == "grid" else self._pooled(pixels).unsqueeze(1)
+        return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """As `nn.Module.train`, with batch normalisation kept on its stored statistics.
+
+        The statistics come from CLIP's batches of thousands; a few captioning batches would only spoil them.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def _grid(self, pixels: Tensor) -> Tensor:
+        """Rows float[B, N, D_v] of pixels float[B, 3, R, R]."""
+        raise NotImplementedError
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        """One row each, float[B, D_v]."""
+        raise NotImplementedError
+
+    def _remove_head(self) -> None:
+        """Drop the parameters that only pooled features need: one without a gradient breaks distributed training."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _output_shape(self) -> tuple[int, int]:
+        """(N, D_v), from a forward pass that computes shapes only."""
+        state = {name: torch.empty_like(tensor, device="meta") for name, tensor in self._all_tensors()}
+        pixels = torch.empty(1, 3, self.resolution, self.resolution, device="meta")
+        training = self.training
+        self.eval()
+        features = torch.func.functional_call(self, state, (pixels,))
+        self.train(training)
+        return features.values.shape[1], features.values.shape[2]
+
+    def _all_tensors(self) -> list[tuple[str, Tensor]]:
+        return [*self.named_parameters(), *self.named_buffers()]
+
+
+def visual_tensors(tensors: Mapping[str, Tensor], weights: Path) -> dict[str, Tensor]:
+    """The tensors of the visual tower, by the tower's own names.
+
+    Raises:
+        WeightsError: the file holds none.
+    """
+    visual = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
+    if not visual:
+        raise WeightsError(f"{weights}: holds no image encoder, for no tensor of it has a name starting with 'visual.'")
+    return visual
+
+
+def square_side(size: int | tuple[int, ...] | list[int]) -> int:
+    """The side of images or patches, given as one number or as two equal ones.
+
+    Raises:
+        UsageError: they are not square.
+    """
+    if isinstance(size, int):
+        return size
+    if len(set(size)) != 1:
+        raise UsageError(f"image encoders take square images, this one is made for {tuple(size)}")
+    return int(size[0])
+
+
+def check_resolution(name: str, resolution: int, native: int, cell: int | None) -> None:
+    """Refuse a resolution that is not a whole number of patches.
+
+    Args:
+        name: the image encoder's.
+        resolution: asked for.
+        native: the encoder's own, always taken.
+        cell: pixels along the side of a patch or cell; None where the encoder takes no other resolution.
+
+    Raises:
+        UsageError: the patch size does not divide it.
+    """
+    if resolution == native:
+        return
+    if cell is None:
+        raise UsageError(f"image encoder {name!r} takes images of {native} pixels only, not of {resolution}")
+    if resolution < cell or resolution % cell:
+        raise UsageError(
+            f"input_resolution {resolution} is not a multiple of the patch size {cell} of image encoder {name!r} "
+            f"(its own resolution is {native})"
+        )
