@@ -186,9 +186,14 @@ class Captioner:
     def encode_frames(self, pixels: Pixels) -> Features:
         """The features of one video of F frames uint8[F, 3, R, R], as those of one image.
 
-        Grids follow one another: [1, F * N, D_v]. Pooled rows are averaged, as the mappers of pooled features take one.
+        Each frame is given its place in time where the captioner has a temporal embedding. Grids follow one another:
+        [1, F * N, D_v]. Pooled rows are averaged, as the mappers of pooled features take one.
+
+        Raises:
+            DataError: more frames than the temporal embedding has positions.
         """
-        frames = self.encode(pixels)
+        with torch.inference_mode():
+            frames = self.network.placed_in_time(self.encode(pixels))
         if self.config.image_encoder.output == "pooled":
             return Features(frames.values.mean(dim=0, keepdim=True), frames.mask[:1])
         return Features(frames.values.flatten(0, 1)[None], frames.mask.flatten()[None])

@@ -1,7 +1,7 @@
 """A checkpoint directory: config.json, model.safetensors and tokenizer/, replaced together and loaded exactly.
 
-What was trained is in model.safetensors under `image_encoder.`, `mapper.` and `language_model.`; a frozen part is a
-source (hub id or path, revision, sha256) in config.json instead. Other files of the folder are left alone.
+What was trained is in model.safetensors under `image_encoder.`, `mapper.`, `language_model.` and `temporal.`; a frozen
+part is a source (hub id or path, revision, sha256) in config.json instead. Other files of the folder are left alone.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ def fill(config: CaptionerConfig, network: GitNetwork, tensors: Mapping[str, Ten
 def stored_tensors(config: CaptionerConfig, network: GitNetwork) -> Iterator[tuple[list[str], Tensor]]:
     """What model.safetensors holds: (names of tied tensors, sorted; the tensor), in order of the first names."""
     modules: dict[str, nn.Module] = {"mapper": network.mapper}
+    if network.temporal is not None:
+        modules["temporal"] = network.temporal
     if config.image_encoder.weights is None:
         modules["image_encoder"] = network.image_encoder
     if config.language_model.weights is None:

@@ -17,6 +17,7 @@ from git_caption.errors import UsageError, WeightsError
 from git_caption.model.git import GitNetwork
 from git_caption.model.language import build_language_model, quantized, width
 from git_caption.model.mapping import build_mapper
+from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import build_image_encoder
 from git_caption.params.model import CaptionerConfig
 from git_caption.params.paths import is_hub_id
@@ -171,7 +172,9 @@ def _network(
 
     pooled = config.image_encoder.output == "pooled"
     mapper = build_mapper(config.mapper, encoder.width, width(language_model), pooled)
-    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model)
+    frames = config.temporal_positions
+    temporal = TemporalEmbedding(frames, encoder.width).to(dtype) if frames else None
+    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal)
     checkpoint.fill(config, network, tensors, source)
     if weights is None:  # stored weights are quantized, or moved, once they are in place
         network.language_model = quantized(language_model, config.language_model.quantization, dtype, device)
@@ -179,6 +182,8 @@ def _network(
         network.language_model.to(device)  # type: ignore[arg-type]
     network.image_encoder.to(device)
     network.mapper.to(device)
+    if network.temporal is not None:
+        network.temporal.to(device)
     return network.eval().requires_grad_(False), sources
 
 

@@ -66,8 +66,8 @@ def build_clip_encoder(config: ImageEncoderConfig, weights: Path | None, resolut
     """Build a CLIP encoder; parameters and errors as `build_image_encoder`."""
     import open_clip
 
-    tensors = {} if weights is None else read_tensors(weights, ("visual.", *OPENAI_MARKS))
-    architecture = _architecture(config, weights, tensors)
+    architecture = _architecture(config, weights)
+    tensors = {} if weights is None else _read(weights)
     quick_gelu = bool(architecture.get("quick_gelu", False))
     vision_cfg = dict(architecture["vision_cfg"])
     native = square_side(vision_cfg.get("image_size", 224))
@@ -121,14 +121,10 @@ def clip_transform(config: ImageEncoderConfig, weights: Path | None, resolution:
 
 def native_resolution(config: ImageEncoderConfig, weights: Path | None = None) -> int:
     """The side of the images a CLIP model was trained on."""
-    if architecture_name(config.name) is None and config.architecture is None and weights is not None:
-        tensors = read_tensors(weights, ("visual.", *OPENAI_MARKS))
-    else:
-        tensors = {}
-    return square_side(_architecture(config, weights, tensors)["vision_cfg"].get("image_size", 224))
+    return square_side(_architecture(config, weights)["vision_cfg"].get("image_size", 224))
 
 
-def _architecture(config: ImageEncoderConfig, weights: Path | None, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _architecture(config: ImageEncoderConfig, weights: Path | None) -> dict[str, Any]:
     """`embed_dim`, `quick_gelu` and `vision_cfg` of the model: by name, as given, or as its file tells."""
     import open_clip
 
@@ -139,18 +135,19 @@ def _architecture(config: ImageEncoderConfig, weights: Path | None, tensors: Map
         return _checked(config.architecture)
     if name is not None:
         return dict(open_clip.get_model_config(name))
-    if weights is not None and (description := description_beside(weights)):
+    if weights is None:
+        raise unknown(config.name)
+    if description := description_beside(weights):
         found = description.get("model_cfg", description)
         return _checked({key: value for key, value in found.items() if key in ARCHITECTURE})
-    if weights is not None and set(OPENAI_MARKS) <= set(tensors):
+    tensors = _read(weights)
+    if set(OPENAI_MARKS) <= set(tensors):
         tower = openai_tower.described(visual_tensors(tensors, weights), str(weights))
         return tower.architecture(tower.resolution or 224)
-    if weights is not None:
-        raise UsageError(
-            f"image encoder {config.name!r}: {weights} does not tell its architecture; name a model of OpenAI or "
-            "open_clip, as 'ViT-B-32', and give the file as 'weights': {'id': ...}"
-        )
-    raise unknown(config.name)
+    raise UsageError(
+        f"image encoder {config.name!r}: {weights} does not tell its architecture; name a model of OpenAI or "
+        "open_clip, as 'ViT-B-32', and give the file as 'weights': {'id': ...}"
+    )
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,6 +160,10 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     if unknown_fields:
         raise UsageError(f"image_encoder.architecture.vision_cfg: unknown {unknown_fields}, known: {sorted(fields)}")
     return dict(given)
+
+
+def _read(weights: Path) -> dict[str, Tensor]:
+    return read_tensors(weights, ("visual.", *OPENAI_MARKS))
 
 
 def _cell(vision_cfg: Mapping[str, Any]) -> int:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from git_caption.errors import UsageError
 from git_caption.model.language import check_context, forward_keys, position_ids
 from git_caption.model.mapping import Mapper
+from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import Features, ImageEncoder
 
 IGNORED = -100  # a target that is padding: no loss, log-probability 0
@@ -43,12 +44,19 @@ class LanguageInputs(TypedDict):
 class GitNetwork(nn.Module):
     """An image encoder, a mapper and a causal language model (prefix fusion)."""
 
-    def __init__(self, image_encoder: ImageEncoder, mapper: Mapper, language_model: PreTrainedModel) -> None:
-        """Join the three parts, which keep their devices and dtypes."""
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        mapper: Mapper,
+        language_model: PreTrainedModel,
+        temporal: TemporalEmbedding | None = None,
+    ) -> None:
+        """Join the parts, which keep their devices and dtypes; `temporal` is for the frames of videos."""
         super().__init__()
         self.image_encoder = image_encoder
         self.mapper = mapper
         self.language_model = language_model
+        self.temporal = temporal
         self.takes_positions = "position_ids" in forward_keys(language_model)
 
     def forward(self, pixels: Tensor, batch: TextBatch) -> Tensor:
@@ -60,6 +68,17 @@ class GitNetwork(nn.Module):
         """The features of the images; once per image, however many prompts it has."""
         features: Features = self.image_encoder(pixels)
         return features
+
+    def placed_in_time(self, frames: Features) -> Features:
+        """The features of one video's frames with their positions, where there are any; a single frame is an image.
+
+        Raises:
+            DataError: more frames than positions.
+        """
+        if self.temporal is None or len(frames.values) == 1:
+            return frames
+        placed: Features = self.temporal(frames)
+        return placed
 
     def prefix(self, features: Features) -> tuple[Tensor, Tensor]:
         """The mapped features, values float[B, P, D_l] in the language model's dtype and mask bool[B, P]."""

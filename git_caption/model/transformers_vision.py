@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
@@ -141,6 +142,8 @@ def transformers_transform(config: ImageEncoderConfig, weights: Path | None, res
         raise WeightsError(f"{path}: no {', '.join(lacking)}; the image encoder's normalisation cannot be known")
     if content["resample"] not in FILTERS:
         raise WeightsError(f"{path}: resample {content['resample']}; expected 2 (bilinear) or 3 (bicubic)")
+    if off := [step for step in ("do_resize", "do_rescale", "do_normalize") if content.get(step) is False]:
+        raise WeightsError(f"{path}: {', '.join(off)} False; expected images that are resized and normalised")
     if abs(255 * content.get("rescale_factor", 1 / 255) - 1) > 1e-6:
         raise WeightsError(f"{path}: rescale_factor {content['rescale_factor']}; expected 1/255")
     own, cropped = _preprocessed_side(content, _sizes(tower)[0], path)
@@ -166,8 +169,8 @@ def _tower_config(config: ImageEncoderConfig, folder: Path | None) -> tuple[Pret
         raise UsageError(f"{where}: model_type {model_type!r} is no image encoder; expected {', '.join(TOWERS)}")
     try:
         whole = AutoConfig.for_model(**settings)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{where}: {str(error).splitlines()[0]}") from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UsageError(f"{where}: {' '.join(str(error).split())}") from error
     in_pair = model_type in PAIRED
     return (whole.vision_config if in_pair else whole), in_pair
 

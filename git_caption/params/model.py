@@ -120,5 +120,8 @@ class CaptionerConfig:
     transform: TransformConfig = key(TransformConfig(), help="from image to pixels")
     prompt: PromptConfig = key(PromptConfig(), help="prompt templates")
     fusion: Literal["prefix"] = key("prefix", help="how the image reaches the language model")
+    temporal_positions: int = key(
+        0, minimum=0, help="frames of a video that have a learnt position each; 0: the order of frames is not told"
+    )
     decoding: DecodingParams = key(DecodingParams(), help="decoding defaults of this captioner")
     versions: dict[str, str] = key(factory=dict, help="library versions that wrote the checkpoint")
