@@ -75,11 +75,11 @@ class TransformersEncoder(ImageEncoder):
             return self.visual(pixels, interpolate_pos_encoding=True)
         if config.model_type == "siglip2_vision_model":
             patch = square_side(config.patch_size)
-            side = self.resolution // patch
+            height, width = (side // patch for side in pixels.shape[2:])
             # the tower takes flat patches and the shape of each image, which is read on the CPU
-            patches = pixels.reshape(-1, 3, side, patch, side, patch).permute(0, 2, 4, 3, 5, 1)
-            patches = patches.reshape(-1, side * side, patch * patch * 3)
-            shapes = torch.full((len(pixels), 2), side, device="cpu")
+            patches = pixels.reshape(-1, 3, height, patch, width, patch).permute(0, 2, 4, 3, 5, 1)
+            patches = patches.reshape(-1, height * width, patch * patch * 3)
+            shapes = torch.tensor([[height, width]] * len(pixels), device="cpu")
             return self.visual(patches, pixel_attention_mask=None, spatial_shapes=shapes)
         return self.visual(pixels)
 

@@ -30,6 +30,7 @@ from tests import hub_cache
 from tests.written_clip import random_clip, visual_part, vit_tokens
 
 DINO, SIGLIP = "facebook/dinov3-vits16-pretrain-lvd1689m", "google/siglip2-base-patch16-224"
+DESCRIBED = "someone/their-clip"
 CLIP, CLIP_REPOSITORY = "ViT-B-16-quickgelu:metaclip_400m", "timm/vit_base_patch16_clip_224.metaclip_400m"
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 VIT = {"image_size": 48, "layers": 1, "width": 64, "patch_size": 16}
@@ -46,7 +47,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    """A hub cache with a DINOv3, a SigLIP 2 and one of open_clip's models, all tiny."""
+    """A hub cache with a DINOv3, a SigLIP 2, one of open_clip's models and a CLIP of somebody's own, all tiny."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     home = tmp_path / "home" / "hub"
     dino = DINOv3ViTModel(DINOv3ViTConfig(**SIZES, image_size=48, patch_size=16, num_register_tokens=2))
@@ -72,6 +73,10 @@ def cache(tmp_path, monkeypatch) -> Path:
     source.mkdir()
     save_file(random_clip(VIT), source / "open_clip_model.safetensors")
     hub_cache.snapshot(home, CLIP_REPOSITORY, source)
+    model = {"embed_dim": 24, "quick_gelu": True, "vision_cfg": VIT}
+    preprocess = {**HALVES, "interpolation": "bilinear", "resize_mode": "squash"}
+    (source / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": preprocess}))
+    hub_cache.snapshot(home, DESCRIBED, source)
     return home
 
 
@@ -101,6 +106,7 @@ EXPECTED = {
     DINO: (TransformConfig(48, **IMAGENET, interpolation="bilinear", resize="squash"), (10, 16)),
     SIGLIP: (TransformConfig(48, **HALVES, interpolation="bicubic", resize="squash"), (9, 16)),
     CLIP: (TransformConfig(48, interpolation="bicubic"), (10, 64)),
+    DESCRIBED: (TransformConfig(48, **HALVES, interpolation="bilinear", resize="squash"), (10, 64)),
 }
 
 
