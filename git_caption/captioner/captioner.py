@@ -229,7 +229,8 @@ class Captioner:
     @property
     def transform(self) -> Transform:
         """From an RGB picture to uint8[3, R, R]; needs no torch, so that worker processes may run it."""
-        return Transform(self.config.transform.resolution, self.config.transform.interpolation)
+        chosen = self.config.transform
+        return Transform(chosen.resolution, chosen.interpolation, chosen.resize, chosen.longest)
 
     @property
     def device(self) -> torch.device:

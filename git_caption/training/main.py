@@ -83,7 +83,7 @@ def train(params: TrainingParams) -> None:
     out = Path(params.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     pixels = parts.transform_config(params)
-    transform = Transform(pixels.resolution, pixels.interpolation)
+    transform = Transform(pixels.resolution, pixels.interpolation, pixels.resize)
     samples = TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv, transform)
     if params.objective == "contrastive":
         tokenizer = parts.build_tokenizer(params, samples)
