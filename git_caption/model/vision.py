@@ -57,13 +57,24 @@ class ImageEncoder(nn.Module):
         width: D_v, the width of a row of features.
         tokens: N, the number of rows per image.
         resolution: the side of the square images it takes.
+        cell: pixels along a patch of a ViT or a cell of a ResNet; None where the tower's positions are fixed.
+        any_shape: whether it also takes images of other shapes, a whole number of cells high and wide.
     """
 
-    def __init__(self, visual: nn.Module, resolution: int, output: str = "grid", keep_class_token: bool = True) -> None:
+    def __init__(
+        self,
+        visual: nn.Module,
+        resolution: int,
+        output: str = "grid",
+        keep_class_token: bool = True,
+        cell: int | None = None,
+    ) -> None:
         """Wrap `visual`, an open_clip tower; on grid its projection or pooling head is removed, for it is not used."""
         super().__init__()
         self.visual = visual
         self.resolution = resolution
+        self.cell = cell
+        self.any_shape = False
         self.output = output
         self.keep_class_token = keep_class_token
         if output == "grid":
@@ -72,19 +83,75 @@ class ImageEncoder(nn.Module):
         self.tokens, self.width = self._output_shape()
 
     def forward(self, pixels: Tensor) -> Features:
-        """Encode pixels float[B, 3, R, R].
+        """Encode pixels float[B, 3, R, R], or float[B, 3, H, W] of any shape where it was told to take them.
+
+        Positions are interpolated to the grid of another shape, as GenerativeImage2Text does.
 
         Raises:
-            UsageError: the images are not of the encoder's resolution.
+            UsageError: the images are not of the encoder's resolution, nor of another shape that it takes.
         """
-        if pixels.dim() != 4 or pixels.shape[1:] != (3, self.resolution, self.resolution):
-            raise UsageError(
-                f"the image encoder takes pixels [B, 3, {self.resolution}, {self.resolution}] and was given "
-                f"{list(pixels.shape)}: input_resolution of the images and of the encoder must be the same"
-            )
+        tables = self._tables(self._grid_of(pixels))
         pixels = pixels.to(next(self.visual.parameters()).dtype)
-        values = self._grid(pixels) if self.output == "grid" else self.visual(pixels).unsqueeze(1)
+        values = torch.func.functional_call(_Values(self), tables, (pixels,)) if tables else self.values(pixels)
         return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+    def values(self, pixels: Tensor) -> Tensor:
+        """The rows float[B, N, D_v] of pixels whose grid the tower's positions have."""
+        return self._grid(pixels) if self.output == "grid" else self.visual(pixels).unsqueeze(1)
+
+    def take(self, resolution: int, *, any_shape: bool) -> None:
+        """From now on take images of this resolution; with `any_shape` also others, whole cells high and wide.
+
+        The positions are interpolated for good, as when a file of another resolution is read.
+
+        Raises:
+            UsageError: the tower's positions are fixed, or its cells do not divide the resolution.
+        """
+        if any_shape and self.cell is None:
+            raise UsageError(
+                f"the image encoder takes squares of {self.resolution} pixels only: leave out "
+                "'test_respect_ratio_max', or 'resize': 'keep' of the checkpoint's transform"
+            )
+        if resolution != self.resolution:
+            _check_resolution("test_crop_size", "the image encoder", resolution, self.resolution, self.cell)
+            assert self.cell is not None, "checked"
+            tables = _fitted(
+                dict(self.visual.named_parameters()), self.resolution // self.cell, resolution // self.cell
+            )
+            self.resolution = resolution
+            for name, table in tables.items():
+                owner, _, attribute = name.rpartition(".")
+                old = self.visual.get_parameter(name)
+                if table is not old:
+                    fitted = nn.Parameter(table.detach().to(old.dtype), requires_grad=old.requires_grad)
+                    setattr(self.visual.get_submodule(owner), attribute, fitted)
+            self.tokens, self.width = self._output_shape()
+        self.any_shape = any_shape
+
+    def _grid_of(self, pixels: Tensor) -> tuple[int, int] | None:
+        """Rows and columns of cells, where they are not those of the encoder's resolution."""
+        if pixels.dim() == 4 and pixels.shape[1:] == (3, self.resolution, self.resolution):
+            return None
+        height, width = pixels.shape[-2:]
+        cell = self.cell if self.any_shape else None
+        if cell and pixels.dim() == 4 and min(height, width) >= cell and height % cell == width % cell == 0:
+            return height // cell, width // cell
+        also = f", or of another shape in multiples of {cell}," if cell else ""
+        raise UsageError(
+            f"the image encoder takes pixels [B, 3, {self.resolution}, {self.resolution}]{also} and was given "
+            f"{list(pixels.shape)}: input_resolution of the images and of the encoder must be the same"
+        )
+
+    def _tables(self, grid: tuple[int, int] | None) -> dict[str, Tensor]:
+        """The tables of positions interpolated to a grid, by their names in `_Values`."""
+        if grid is None or self.cell is None:
+            return {}
+        side = self.resolution // self.cell
+        return {
+            f"encoder.visual.{name}": _resized(table.float(), side, grid, antialias=False).to(table.dtype)
+            for name, table in self.visual.named_parameters()
+            if _is_table(name, table, side)
+        }
 
     def train(self, mode: bool = True) -> ImageEncoder:
         """As `nn.Module.train`, with batch normalisation kept on its stored statistics.
@@ -128,6 +195,17 @@ class ImageEncoder(nn.Module):
         return [*self.named_parameters(), *self.named_buffers()]
 
 
+class _Values(nn.Module):
+    """`ImageEncoder.values` as a module, for `functional_call` puts other tensors into modules only."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.encoder.values(pixels)
+
+
 def build_image_encoder(
     config: ImageEncoderConfig, weights: Path | None = None, resolution: int | None = None
 ) -> ImageEncoder:
@@ -153,7 +231,7 @@ def build_image_encoder(
     resolution = native if resolution is None else resolution
     cell = _cell(vision_cfg)
     if resolution != native:
-        _check_resolution(config.name, resolution, native, cell)
+        _check_resolution("input_resolution", f"image encoder {config.name!r}", resolution, native, cell)
     vision_cfg["image_size"] = resolution
     if config.output == "grid" and vision_cfg.get("attentional_pool"):
         raise UsageError(f"image encoder {config.name!r} pools by attention and has no grid: use 'output_grid': False")
@@ -170,7 +248,7 @@ def build_image_encoder(
         if cell is not None and resolution != native:
             table = _fitted(table, native // cell, resolution // cell)
         load_exactly(visual, table, str(weights), assign=True)
-    return ImageEncoder(visual.float(), resolution, config.output, config.keep_class_token)
+    return ImageEncoder(visual.float(), resolution, config.output, config.keep_class_token, cell)
 
 
 def native_resolution(config: ImageEncoderConfig) -> int:
@@ -221,12 +299,12 @@ def _cell(vision_cfg: Mapping[str, Any]) -> int | None:
     return _square(vision_cfg.get("patch_size", 16)) if is_vit else RESNET_STRIDE
 
 
-def _check_resolution(name: str, resolution: int, native: int, cell: int | None) -> None:
+def _check_resolution(asked: str, encoder: str, resolution: int, native: int, cell: int | None) -> None:
     if cell is None:
-        raise UsageError(f"image encoder {name!r} takes images of {native} pixels only, not of {resolution}")
+        raise UsageError(f"{encoder} takes images of {native} pixels only, not of {resolution}")
     if resolution < cell or resolution % cell:
         raise UsageError(
-            f"input_resolution {resolution} is not a multiple of the patch size {cell} of image encoder {name!r} "
+            f"{asked} {resolution} is not a multiple of the patch size {cell} of {encoder} "
             f"(its own resolution is {native})"
         )
 
@@ -242,18 +320,24 @@ def _visual(tensors: Mapping[str, Tensor], weights: Path) -> dict[str, Tensor]:
 def _fitted(tensors: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
     """The tensors with their tables of positions interpolated from a grid of `old` cells a side to one of `new`."""
     return {
-        name: _resized(tensor.float(), old, new)
-        if name.endswith("positional_embedding") and len(tensor) == 1 + old * old
-        else tensor
+        name: _resized(tensor.float(), old, (new, new), antialias=True) if _is_table(name, tensor, old) else tensor
         for name, tensor in tensors.items()
     }
 
 
-def _resized(table: Tensor, old: int, new: int) -> Tensor:
-    """Interpolate positions [1 + old * old, D] to [1 + new * new, D], the first row kept, as open_clip does."""
+def _is_table(name: str, tensor: Tensor, side: int) -> bool:
+    """Whether a tensor holds the positions of a grid of `side` cells a side, after one of its own."""
+    return name.endswith("positional_embedding") and len(tensor) == 1 + side * side
+
+
+def _resized(table: Tensor, old: int, new: tuple[int, int], *, antialias: bool) -> Tensor:
+    """Interpolate positions [1 + old * old, D] to [1 + rows * columns, D], the first row kept.
+
+    With `antialias` as open_clip does for another resolution, without as GenerativeImage2Text for another shape.
+    """
     grid = table[1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    grid = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([table[:1], grid.permute(0, 2, 3, 1).reshape(new * new, -1)])
+    grid = nn.functional.interpolate(grid, size=new, mode="bicubic", antialias=antialias, align_corners=False)
+    return torch.cat([table[:1], grid.permute(0, 2, 3, 1).flatten(0, 2)])
 
 
 def _gives_tokens(visual: nn.Module) -> bool:
