@@ -268,3 +268,36 @@ def test_questions_on_an_image_share_its_features(model, pictures, image_tsv, tm
     handle.remove()
     assert sum(encoded) == len(files)
     assert len((tmp_path / "answers.tsv").read_text().splitlines()) == 7 * len(files)
+
+
+def test_the_shape_of_images_is_kept_where_that_is_asked_for(model, pictures, image_tsv, tmp_path):
+    from git_caption import Captioner
+
+    out = tmp_path / "captions.tsv"
+    asked = {"test_crop_size": 48, "test_respect_ratio_max": 64}
+    infer.single_tsv(_tsv(model, image_tsv=image_tsv, out_tsv=str(out), batch_size=2, **asked))
+    texts = Captioner.load(model, device="cpu", **asked).caption(sorted(pictures.iterdir()))
+    assert [json.loads(line.split("\t")[1])[0]["caption"] for line in out.read_text().splitlines()] == texts
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "named"),
+    [
+        ({}, {"exact_decode": True}, "exact_decode: False then, True now"),
+        ({}, {"test_crop_size": 48}, "model: "),
+        ({"test_respect_ratio_max": 64}, {"test_respect_ratio_max": 80}, "model: "),
+        ({}, {"num_beams": 5}, "decoding.num_beams: 2 then, 5 now"),
+        ({}, {"batch_size": 3}, "batch_size: 32 then, 3 now"),
+    ],
+)
+def test_a_run_is_not_resumed_with_keys_that_change_its_bytes(model, image_tsv, tmp_path, first, then, named):
+    lines = Path(image_tsv).read_text().splitlines()
+    broken = tmp_path / "broken.tsv"
+    broken.write_text("\n".join([*lines, "5\t!"]) + "\n")
+    keys = {"image_tsv": str(broken), "out_tsv": str(tmp_path / "out.tsv"), "max_errors": 0}
+    with pytest.raises(JobFailed, match="'max_errors' allows 0"):
+        infer.single_tsv(_tsv(model, **keys, **first))
+    with pytest.raises(UsageError, match=f"unfinished run with other settings .*{named}"):
+        infer.single_tsv(_tsv(model, **keys, **first | then))
+    infer.single_tsv(_tsv(model, **keys | {"max_errors": 1, "num_workers": 1}, **first))  # these change no byte
+    assert len((tmp_path / "out.tsv").read_text().splitlines()) == 6
