@@ -234,11 +234,12 @@ def test_the_limit_of_pixels_is_exact() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_damaged_bytes_give_a_picture_or_a_data_error_and_nothing_else(kind: str) -> None:
+@pytest.mark.runs(1500)
+def test_damaged_bytes_give_a_picture_or_a_data_error_and_nothing_else(kind: str, runs: int) -> None:
     source = random.Random(kind)
     data = encoded(quarters(), kind)
     refused = 0
-    for _ in range(150):
+    for _ in range(runs):
         damaged = bytearray(data)
         for _ in range(source.randint(1, 8)):
             damaged[source.randrange(len(damaged))] = source.randrange(256)

@@ -88,28 +88,17 @@ def killed_and_resumed(folder: Path, undisturbed: dict[str, bytes], moment: floa
     return met
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(
-    tmp_path: Path, undisturbed: dict[str, bytes], workers: int
+@pytest.mark.runs(60)
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
+    tmp_path: Path, undisturbed: dict[str, bytes], runs: int
 ) -> None:
-    source = random.Random(workers)
-    met = 0
-    for number in range(3):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        met += killed_and_resumed(folder, undisturbed, source.uniform(0, 0.6), workers)
-    assert met >= 2
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_sixty_moments_ends_with_the_same_bytes(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     source = random.Random(60)
     met = 0
-    for number in range(60):
+    for number in range(runs):
         folder = tmp_path / str(number)
         folder.mkdir()
-        met += killed_and_resumed(folder, undisturbed, source.uniform(0, 0.6), workers=number % 2)
-    assert met >= 48
+        met += killed_and_resumed(folder, undisturbed, source.uniform(0, 0.6), workers=2 * (number % 2))
+    assert met >= 0.8 * runs, f"{met} of {runs} kills met a run with chunks committed and no output"
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
