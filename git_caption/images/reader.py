@@ -29,5 +29,5 @@ class ImageReader:
 
     def __call__(self, data: bytes) -> npt.NDArray[np.uint8]:
         """Gives uint8[3, H, W]; H and W as the transform says. Raises DataError as `decode` and `Transform` do."""
-        enough = None if self.exact_decode else SPARE * self.transform.resolution
+        enough = None if self.exact_decode else SPARE * self.transform.shorter_side
         return self.transform(decode(data, exif=self.exif, shorter_side=enough))

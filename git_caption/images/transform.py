@@ -57,6 +57,11 @@ class Transform:
             image = image.crop((0, 0, width - width % self.cell, height - height % self.cell))
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
+    @property
+    def shorter_side(self) -> int:
+        """The longest that the shorter side of a resized picture can be."""
+        return self.resolution
+
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height to resize to."""
         if self.resize == "squash":

@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from git_caption.errors import UsageError, WeightsError
 from git_caption.model.activation import OPENAI_MARKS, OPENAI_NAMES, check_activation
+from git_caption.model.positions import fit, fitted, interpolated, is_table
 from git_caption.model.weights import load_exactly, read_tensors
 
 if TYPE_CHECKING:
@@ -115,16 +116,8 @@ class ImageEncoder(nn.Module):
         if resolution != self.resolution:
             _check_resolution("test_crop_size", "the image encoder", resolution, self.resolution, self.cell)
             assert self.cell is not None, "checked"
-            tables = _fitted(
-                dict(self.visual.named_parameters()), self.resolution // self.cell, resolution // self.cell
-            )
+            fit(self.visual, self.resolution // self.cell, resolution // self.cell)
             self.resolution = resolution
-            for name, table in tables.items():
-                owner, _, attribute = name.rpartition(".")
-                old = self.visual.get_parameter(name)
-                if table is not old:
-                    fitted = nn.Parameter(table.detach().to(old.dtype), requires_grad=old.requires_grad)
-                    setattr(self.visual.get_submodule(owner), attribute, fitted)
             self.tokens, self.width = self._output_shape()
         self.any_shape = any_shape
 
@@ -148,9 +141,9 @@ class ImageEncoder(nn.Module):
             return {}
         side = self.resolution // self.cell
         return {
-            f"encoder.visual.{name}": _resized(table.float(), side, grid, antialias=False).to(table.dtype)
+            f"encoder.visual.{name}": interpolated(table, side, grid)
             for name, table in self.visual.named_parameters()
-            if _is_table(name, table, side)
+            if is_table(name, table, side)
         }
 
     def train(self, mode: bool = True) -> ImageEncoder:
@@ -246,7 +239,7 @@ def build_image_encoder(
     if weights is not None:
         table = _visual(tensors, weights)
         if cell is not None and resolution != native:
-            table = _fitted(table, native // cell, resolution // cell)
+            table = fitted(table, native // cell, resolution // cell)
         load_exactly(visual, table, str(weights), assign=True)
     return ImageEncoder(visual.float(), resolution, config.output, config.keep_class_token, cell)
 
@@ -315,29 +308,6 @@ def _visual(tensors: Mapping[str, Tensor], weights: Path) -> dict[str, Tensor]:
     if not visual:
         raise WeightsError(f"{weights}: not a CLIP model, for no tensor of it has a name starting with 'visual.'")
     return visual
-
-
-def _fitted(tensors: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
-    """The tensors with their tables of positions interpolated from a grid of `old` cells a side to one of `new`."""
-    return {
-        name: _resized(tensor.float(), old, (new, new), antialias=True) if _is_table(name, tensor, old) else tensor
-        for name, tensor in tensors.items()
-    }
-
-
-def _is_table(name: str, tensor: Tensor, side: int) -> bool:
-    """Whether a tensor holds the positions of a grid of `side` cells a side, after one of its own."""
-    return name.endswith("positional_embedding") and len(tensor) == 1 + side * side
-
-
-def _resized(table: Tensor, old: int, new: tuple[int, int], *, antialias: bool) -> Tensor:
-    """Interpolate positions [1 + old * old, D] to [1 + rows * columns, D], the first row kept.
-
-    With `antialias` as open_clip does for another resolution, without as GenerativeImage2Text for another shape.
-    """
-    grid = table[1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    grid = nn.functional.interpolate(grid, size=new, mode="bicubic", antialias=antialias, align_corners=False)
-    return torch.cat([table[:1], grid.permute(0, 2, 3, 1).flatten(0, 2)])
 
 
 def _gives_tokens(visual: nn.Module) -> bool:
