@@ -7,6 +7,7 @@ names and both formats are those of GenerativeImage2Text's `tsv_io.py`, so files
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from itertools import pairwise
@@ -33,10 +34,13 @@ def index_paths(tsv: str | Path) -> tuple[Path, Path]:
     return Path(stem + ".lineidx"), Path(stem + ".lineidx.8b")
 
 
-def temporary_path(path: str | Path) -> Path:
-    """A name beside `path` that no other writer uses, to be renamed to `path` when complete."""
+TEMPORARY = re.compile(r".+\.\d+-[0-9a-f]{8}\.tmp")
+
+
+def temporary_path(path: str | Path, folder: str | Path | None = None) -> Path:
+    """A name that no other writer uses, to be renamed to `path` when complete; beside it, or in `folder`."""
     path = Path(path)
-    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return (path.parent if folder is None else Path(folder)) / f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
 class LineStarts:
@@ -75,18 +79,18 @@ def scan(tsv: str | Path) -> Iterator[Offsets]:
 
 
 class IndexWriter:
-    """Writes both index files under temporary names; `commit` gives them their own.
+    """Writes both index files under temporary names, beside the TSV or in `folder`; `commit` gives them their own.
 
     `close` without `commit` removes what was written. Raises OSError where the folder or the disk refuses.
     """
 
-    def __init__(self, tsv: str | Path) -> None:
+    def __init__(self, tsv: str | Path, folder: str | Path | None = None) -> None:
         self._finals = index_paths(tsv)
         self._temporaries: list[Path] = []
         self._files: list[BinaryIO] = []
         try:
             for final in self._finals:
-                temporary = temporary_path(final)
+                temporary = temporary_path(final, folder)
                 self._files.append(open(temporary, "xb"))  # noqa: SIM115 - closed by commit or close
                 self._temporaries.append(temporary)
         except OSError:

@@ -188,12 +188,15 @@ def test_an_output_folder_that_vanishes_ends_the_run(tmp_path: Path) -> None:
     assert "No such file or directory" in err
 
 
-def test_a_full_disk_ends_the_run_which_can_be_resumed(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+@pytest.mark.parametrize("size", ["80k", "420k"])  # too small for all parts; for the output beside them
+def test_a_full_disk_ends_the_run_which_can_be_resumed(
+    tmp_path: Path, undisturbed: dict[str, bytes], size: str
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
     try:
@@ -203,6 +206,7 @@ def test_a_full_disk_ends_the_run_which_can_be_resumed(tmp_path: Path, undisturb
         assert f"of 24 chunks are kept in {disk}/out.tsv.parts: run the same command again" in err
         assert not (disk / "out.tsv").exists()
         before = committed(disk)
+        assert (len(before) == 24) == (size == "420k")
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
         code, out, err = finished(started(disk, delay="0", log=tmp_path / "log"))
         assert code == 0, err
