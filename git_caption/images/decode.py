@@ -31,10 +31,10 @@ def decode(
 ) -> Image.Image:
     """The picture in `data`, loaded, in mode RGB.
 
-    Any format Pillow reads; of an animation the first frame. The EXIF orientation is applied unless `exif` is False,
-    transparency is laid over white, of 16-bit grey the high byte is taken (as Pillow does of 16-bit colour). A JPEG is
-    scaled to a half, a quarter or an eighth while it is decoded, which is several times faster, where its shorter side
-    stays at `shorter_side` or above; with None it never is.
+    Any format Pillow reads; of an animation the first frame. The EXIF orientation is applied unless `exif` is False (to
+    a TIFF always: Pillow does it, so old tools did), transparency is laid over white, of 16-bit grey the high byte is
+    taken (as Pillow does of 16-bit colour). A JPEG is scaled to a half, a quarter or an eighth while it is decoded,
+    which is several times faster, where its shorter side stays at `shorter_side` or above; with None it never is.
 
     Raises DataError with the cause: no bytes, not an image, truncated or damaged, a mode without a known range (float),
     more than `max_pixels` pixels.

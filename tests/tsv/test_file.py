@@ -142,8 +142,11 @@ def test_any_bytes_are_rows_or_data_errors_also_with_any_index(tmp_path: Path, r
             path.with_suffix(".lineidx.8b").write_bytes(b"".join(o.to_bytes(8, "little") for o in [0, *offsets]))
         lines = lines_of(data)
         file = TsvFile(path)
-        if len(file) != len(lines):  # an index that happens to fit wherever it is sampled, which short files are whole
-            raise AssertionError(data)
+        if len(file) != len(lines):  # an index of some of the lines only fits by chance, until a row is read
+            assert number % 2
+            with pytest.raises(DataError, match="are not one line"):
+                list(file)
+            continue
         for row, line in enumerate(lines):
             assert file.raw(row) == line
             try:
