@@ -15,12 +15,17 @@ RUNTIME_LOCKS := requirements/torch.in requirements/torch.lock requirements/base
 RUNTIME := $(VENV)/runtime-$(shell (echo '$(TORCH_INDEX)'; cat $(RUNTIME_LOCKS)) | cksum | cut -d ' ' -f 1).stamp
 DEV := $(VENV)/dev-$(shell cksum < requirements/dev.lock | cut -d ' ' -f 1).stamp
 
-.PHONY: help caption test checks shapes lock clean
+# Each prints its own report; a new file in benchmarks/ is run too.
+BENCHMARKS := $(wildcard benchmarks/*.py)
+
+.PHONY: help caption test slow checks bench shapes lock clean
 
 help:
 	@echo 'make caption   install, then caption, question and score the embedded example into inference/shapes/'
 	@echo 'make test      install what the tests need and run them'
+	@echo 'make slow      the tests that take long, and those of which make test makes a tenth of the runs'
 	@echo 'make checks    ruff format, ruff lint, mypy --strict'
+	@echo 'make bench     measure against the way of older tools, a report for each file of benchmarks/'
 	@echo 'make shapes    remake the embedded example: its TSVs, then its model'
 	@echo 'make lock      remake requirements/*.lock from pyproject.toml (needs uv)'
 	@echo 'make clean     remove .venv, inference/shapes/ and caches'
@@ -33,6 +38,12 @@ caption: $(RUNTIME)
 
 test: $(DEV)
 	$(PY) -m pytest
+
+slow: $(DEV)
+	$(PY) -m pytest --slow -m 'slow or runs'
+
+bench: $(RUNTIME)
+	for program in $(BENCHMARKS); do echo "== $$program"; PYTHONPATH=. $(PY) $$program || exit 1; done
 
 shapes: $(RUNTIME)
 	$(PY) inference.py -p "{'type': 'make_shapes', 'out_dir': 'data/shapes'}"

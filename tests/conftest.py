@@ -34,7 +34,7 @@ def pytest_unconfigure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--network", action="store_true", help="also run the tests that reach out to the internet")
-    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes, all runs of others")
 
 
 @cache
@@ -69,6 +69,13 @@ def _seeds() -> None:
     np.random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def runs(request: pytest.FixtureRequest) -> int:
+    """How many runs a test shall make: the number of its `runs` mark with --slow, else a tenth of them."""
+    count: int = request.node.get_closest_marker("runs").args[0]
+    return count if request.config.getoption("--slow") else count // 10
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from git_caption.captioner.loading import Dtype, Quantization, device_of, dtype_
 from git_caption.decoding.generate import Generated, Identity, generate
 from git_caption.errors import DataError, UsageError
 from git_caption.images.decode import decode
+from git_caption.images.reader import ImageReader
 from git_caption.images.transform import Transform, normalise
 from git_caption.model.vision import Features
 from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
@@ -47,6 +48,7 @@ class Captioner:
         network: the joined network, in evaluation mode.
         tokenizer: the language model's.
         fingerprint: a digest of the weights and of all in the config that can change a text.
+        exact_decode: whether large JPEGs are decoded in full, rather than scaled down on the way.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Captioner:
         network: GitNetwork,
         tokenizer: PreTrainedTokenizerBase,
         fingerprint: str = "",
+        exact_decode: bool = False,
     ) -> None:
         """Join parts that are there already; `load` reads them from a path."""
         self.config = config
         self.network = network
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
+        self.exact_decode = exact_decode
 
     @classmethod
     def load(
@@ -72,6 +76,9 @@ class Captioner:
         mapping_type: str | None = None,
         output_grid: bool | None = None,
         input_resolution: int | None = None,
+        test_crop_size: int | None = None,
+        test_respect_ratio_max: int | None = None,
+        exact_decode: bool = False,
         quantization: Quantization | None = None,
         device: str = "auto",
         dtype: Dtype = "auto",
@@ -85,6 +92,9 @@ class Captioner:
             mapping_type: of an old file; `"None"` is linear there.
             output_grid: of an old file.
             input_resolution: of an old file.
+            test_crop_size: side that images are resized to, instead of the checkpoint's; positions are interpolated.
+            test_respect_ratio_max: keep the shape of images, with a longer side of at most this.
+            exact_decode: decode large JPEGs in full too.
             quantization: of the language model's weights; None is as the checkpoint says.
             device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
             dtype: of weights and activations; `auto` is float32 on a CPU, bfloat16 on a GPU.
@@ -102,10 +112,13 @@ class Captioner:
                 mapping_type=mapping_type,
                 output_grid=output_grid,
                 input_resolution=input_resolution,
+                test_crop_size=test_crop_size,
+                test_respect_ratio_max=test_respect_ratio_max,
                 quantization=quantization,
                 device=on,
                 dtype=dtype_of(dtype, on),
-            )
+            ),
+            exact_decode,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -150,16 +163,21 @@ class Captioner:
         return self._texts(images, prompts, questions, "answer", decoding, batch_size)
 
     def pixels(self, image: Picture | Sequence[Picture]) -> npt.NDArray[np.uint8]:
-        """uint8[F, 3, R, R] of an image (F = 1) or of the frames of a video.
+        """uint8[F, 3, R, R] of an image (F = 1) or of the frames of a video; [F, 3, H, W] where shapes are kept.
 
         Raises:
-            DataError: it cannot be decoded; names the file, where it is one.
+            DataError: it cannot be decoded; names the file, where it is one. Or frames differ in shape.
             UsageError: there is no such file, or no frame at all.
         """
         frames = [image] if isinstance(image, Picture) else list(image)
         if not frames:
             raise UsageError("an image is an empty list; at least one frame is expected")
-        return np.stack([self._frame(frame) for frame in frames])
+        pixels = [self._frame(frame) for frame in frames]
+        shapes = sorted({(frame.shape[2], frame.shape[1]) for frame in pixels})
+        if len(shapes) > 1:
+            seen = ", ".join(f"{width} x {height}" for width, height in shapes)
+            raise DataError(f"the frames of a video differ in shape: resized they are {seen}; expected one shape")
+        return np.stack(pixels)
 
     def describe(
         self,
@@ -172,16 +190,19 @@ class Captioner:
         return self.generate(self._features(pixels), prompts, decoding, identities)
 
     def encode(self, pixels: Pixels) -> Features:
-        """The features of uint8[B, 3, R, R], as the transform gives them; on the captioner's device."""
+        """The features of uint8[B, 3, R, R] (or of B images of another shape), as the transform gives them."""
         with torch.inference_mode():
             given = torch.as_tensor(pixels).to(self.device)
             return self.network.encode(normalise(given, self.config.transform.mean, self.config.transform.std))
 
     def encode_many(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
-        """The features of images uint8[3, R, R], `batch_size` of them at once."""
-        batches = [np.stack(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)]
-        parts = [self.encode(batch) for batch in batches]
-        return Features(torch.cat([part.values for part in parts]), torch.cat([part.mask for part in parts]))
+        """The features of images uint8[3, H, W], `batch_size` of one shape at once, padded where shapes differ."""
+        rows: list[Features | None] = [None] * len(pixels)
+        for batch in _alike(pixels, batch_size):
+            found = self.encode(np.stack([pixels[index] for index in batch]))
+            for index, values, mask in zip(batch, found.values, found.mask, strict=True):
+                rows[index] = Features(values[None], mask[None])
+        return _joined([row for row in rows if row is not None])
 
     def encode_frames(self, pixels: Pixels) -> Features:
         """The features of one video of F frames uint8[F, 3, R, R], as those of one image.
@@ -233,9 +254,15 @@ class Captioner:
 
     @property
     def transform(self) -> Transform:
-        """From an RGB picture to uint8[3, R, R]; needs no torch, so that worker processes may run it."""
+        """From an RGB picture to pixels, uint8[3, R, R] or of the picture's own shape; needs no torch."""
         chosen = self.config.transform
-        return Transform(chosen.resolution, chosen.interpolation, chosen.resize)
+        cell = self.network.image_encoder.cell or 1
+        return Transform(chosen.resolution, chosen.interpolation, chosen.resize, chosen.longest, cell)
+
+    @property
+    def reader(self) -> ImageReader:
+        """From the bytes of an image file to pixels; needs no torch, so that worker processes may run it."""
+        return ImageReader(self.transform, self.config.transform.exif, self.exact_decode)
 
     @property
     def device(self) -> torch.device:
@@ -271,32 +298,22 @@ class Captioner:
             raise DataError(f"image {number}: {error}") from error
 
     def _features(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> Features:
-        """One row for each image or video, padded and masked where videos are of different lengths."""
+        """One row for each image or video, padded and masked where they differ in shape or length."""
         if all(len(frames) == 1 for frames in pixels):
-            return self.encode(np.concatenate(list(pixels)))
-        rows = [self.encode_frames(frames) for frames in pixels]
-        values = torch.nn.utils.rnn.pad_sequence([row.values[0] for row in rows], batch_first=True)  # [B, N, D_v]
-        masks = torch.nn.utils.rnn.pad_sequence([row.mask[0] for row in rows], batch_first=True)
-        return Features(values, masks)
+            return self.encode_many([frames[0] for frames in pixels], len(pixels))
+        return _joined([self.encode_frames(frames) for frames in pixels])
 
     def _frame(self, image: Picture) -> npt.NDArray[np.uint8]:
-        try:
-            return self.transform(self._picture(image))
-        except DataError as error:
-            if isinstance(image, str | Path):
-                raise DataError(f"{image}: {error}") from error
-            raise
-
-    def _picture(self, image: Picture) -> Image.Image:
         if isinstance(image, Image.Image):
-            return self._rgb(image)
+            return self.transform(self._rgb(image))
         if isinstance(image, bytes):
-            return decode(image, exif=self.config.transform.exif)
+            return self.reader(image)
         try:
-            data = Path(image).read_bytes()
+            return self.reader(Path(image).read_bytes())
         except OSError as error:
             raise UsageError(f"{str(image)!r}: the image cannot be read: {error.strerror}") from error
-        return decode(data, exif=self.config.transform.exif)
+        except DataError as error:
+            raise DataError(f"{image}: {error}") from error
 
     def _rgb(self, image: Image.Image) -> Image.Image:
         """A picture in memory, treated as its file would be."""
@@ -306,3 +323,20 @@ class Captioner:
             upright.save(png, "PNG")
             return decode(png.getvalue(), exif=False)
         return upright.convert("RGB")
+
+
+def _alike(pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[list[int]]:
+    """Indices into `pixels`, in batches of one shape: what is computed together depends on these arguments alone."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(pixels):
+        by_shape.setdefault(image.shape, []).append(index)
+    for indices in by_shape.values():
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
+
+
+def _joined(rows: Sequence[Features]) -> Features:
+    """Features of one image each as those of all, padded and masked where they differ in length."""
+    values = torch.nn.utils.rnn.pad_sequence([row.values[0] for row in rows], batch_first=True)  # [B, N, D_v]
+    masks = torch.nn.utils.rnn.pad_sequence([row.mask[0] for row in rows], batch_first=True)
+    return Features(values, masks)

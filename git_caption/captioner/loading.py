@@ -40,6 +40,8 @@ def load(
     mapping_type: str | None,
     output_grid: bool | None,
     input_resolution: int | None,
+    test_crop_size: int | None,
+    test_respect_ratio_max: int | None,
     quantization: Quantization | None,
     device: torch.device,
     dtype: torch.dtype,
@@ -59,9 +61,10 @@ def load(
         )
         source = f"{folder} with language_model {old.config.language_model.name!r}"
         network, sources = _network(old.config, old.tensors, source, device, dtype)
+        config = _seen_as(old.config, network, test_crop_size, test_respect_ratio_max)
         tokenizer = load_tokenizer(old.language_model)
-        print_of = _fingerprint(checkpoint.weights_sha256(folder), old.config, [*sources, old.language_model])
-        return old.config, network, tokenizer, print_of
+        print_of = _fingerprint(checkpoint.weights_sha256(folder), config, [*sources, old.language_model])
+        return config, network, tokenizer, print_of
     folder = _directory(str(path))
     config = checkpoint.load_config(folder)
     _contradictions(
@@ -76,6 +79,7 @@ def load(
     if quantization is not None:
         config = replace(config, language_model=replace(config.language_model, quantization=quantization))
     network, sources = _network(config, checkpoint.read_weights(folder), str(folder), device, dtype)
+    config = _seen_as(config, network, test_crop_size, test_respect_ratio_max)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder))
     return config, network, tokenizer, _fingerprint(checkpoint.weights_sha256(folder), config, sources)
 
@@ -185,6 +189,27 @@ def _network(
     if network.temporal is not None:
         network.temporal.to(device)
     return network.eval().requires_grad_(False), sources
+
+
+def _seen_as(
+    config: CaptionerConfig, network: GitNetwork, crop_size: int | None, ratio_max: int | None
+) -> CaptionerConfig:
+    """The config with the size and shape of images that were asked for, and the image encoder told of them.
+
+    Raises UsageError if these contradict each other or the image encoder cannot take such images.
+    """
+    transform = config.transform
+    if crop_size is not None:
+        transform = replace(transform, resolution=crop_size)
+    if ratio_max is not None:
+        transform = replace(transform, resize="keep", longest=ratio_max)
+    if transform.longest is not None and transform.longest < transform.resolution:
+        raise UsageError(
+            f"'test_respect_ratio_max': {transform.longest} is less than the side that images are resized to, "
+            f"{transform.resolution}; give at least that, or a lower 'test_crop_size'"
+        )
+    network.image_encoder.take(transform.resolution, any_shape=transform.resize == "keep")
+    return replace(config, transform=transform)
 
 
 def _fingerprint(weights_sha256: str, config: CaptionerConfig, sources: list[Path]) -> str:

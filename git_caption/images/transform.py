@@ -27,37 +27,62 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 @dataclass(frozen=True)
 class Transform:
-    """Resizes a picture to the square that an image encoder takes.
+    """Resizes a picture to what an image encoder takes.
 
     crop: the shorter side becomes `resolution`, and the middle square is cut out.
     squash: both sides become `resolution`.
+    keep: the shorter side becomes `resolution`, or less where the longer one would pass `longest`. Nothing is cut but
+    what is no whole `cell` (the pixels along a patch of the encoder) at the right and at the bottom. These are
+    GenerativeImage2Text's `test_crop_size` and `test_respect_ratio_max`.
 
-    Raises DataError for a picture so narrow that scaling it would take more than 64 million pixels.
+    Raises DataError for a picture so narrow that scaling it would take more than 64 million pixels or leave no cell.
     """
 
     resolution: int
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    resize: Literal["crop", "squash"] = "crop"
+    resize: Literal["crop", "squash", "keep"] = "crop"
+    longest: int | None = None
+    cell: int = 1
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Gives uint8[3, resolution, resolution] of an RGB picture."""
-        size = self.resolution
+        """Gives uint8[3, resolution, resolution] of an RGB picture; uint8[3, H, W] where its shape is kept."""
+        width, height = self._resized(*image.size)
+        if (width, height) != image.size:
+            image = image.resize((width, height), FILTERS[self.interpolation])
+        if self.resize == "crop":
+            size = self.resolution
+            left, top = (round((side - size) / 2.0) for side in (width, height))  # to even, as torchvision rounds
+            image = image.crop((left, top, left + size, top + size))
+        elif self.resize == "keep":
+            image = image.crop((0, 0, width - width % self.cell, height - height % self.cell))
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+    @property
+    def shorter_side(self) -> int:
+        """The longest that the shorter side of a resized picture can be."""
+        return self.resolution
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height to resize to."""
         if self.resize == "squash":
-            squashed = image.resize((size, size), FILTERS[self.interpolation])
-            return np.ascontiguousarray(np.asarray(squashed).transpose(2, 0, 1))
-        width, height = image.size
-        long = int(size * max(width, height) / min(width, height))
-        if size * long > MAX_RESIZED_PIXELS:
+            return self.resolution, self.resolution
+        short, long = sorted((width, height))
+        size = self.resolution
+        bound = self.longest if self.resize == "keep" else None
+        if bound is not None and long / short * size > bound:
+            size = round(bound * short / long)
+            if size < self.cell:
+                raise DataError(
+                    f"the image is {width} x {height}: its longer side scaled to {bound}, the shorter one would be "
+                    f"{size}; expected at least {self.cell}"
+                )
+        other = int(size * long / short)
+        if size * other > MAX_RESIZED_PIXELS:
             raise DataError(
-                f"the image is {width} x {height}: its shorter side scaled to {size}, the longer one would be {long}; "
+                f"the image is {width} x {height}: its shorter side scaled to {size}, the longer one would be {other}; "
                 f"expected at most {MAX_RESIZED_PIXELS // size}"
             )
-        resized = (size, long) if width <= height else (long, size)
-        if resized != image.size:
-            image = image.resize(resized, FILTERS[self.interpolation])
-        left, top = (round((side - size) / 2.0) for side in resized)  # Python's rounding to even, as torchvision's
-        square = image.crop((left, top, left + size, top + size))
-        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+        return (size, other) if width <= height else (other, size)
 
 
 def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

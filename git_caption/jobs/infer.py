@@ -37,9 +37,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 def single_tsv(params: SingleTsvParams) -> None:
     """Caption every row of an image TSV, or answer its questions, into a TSV in the same order."""
     captioner = load_captioner(params.model, params.running)
-    source = ImageTsvSource(
-        params.image_tsv, params.question_tsv, captioner.transform, exif=captioner.config.transform.exif
-    )
+    source = ImageTsvSource(params.image_tsv, params.question_tsv, captioner.reader)
     task: Task = "caption" if params.question_tsv is None else "answer"
     decoding = captioner.decoding(params.decoding, task)
     if task == "answer" and decoding.num_captions > 1:
@@ -79,9 +77,7 @@ def single_image(params: SingleImageParams) -> None:
 def coco(params: CocoParams) -> None:
     """Caption a split of COCO into a result JSON; a TSV of the same captions stays beside it."""
     captioner = load_captioner(params.model, params.running)
-    source = CocoImages(
-        params.data_dir, params.data_type, params.p_test, captioner.transform, exif=captioner.config.transform.exif
-    )
+    source = CocoImages(params.data_dir, params.data_type, params.p_test, captioner.reader)
     out_tsv = f"{os.path.splitext(params.out_file)[0]}.tsv"
     decoding = captioner.decoding(params.decoding, "caption")
     print(_write(captioner, decoding, source, out_tsv, params.running, answers=False))
@@ -97,11 +93,11 @@ def coco(params: CocoParams) -> None:
 
 def load_captioner(model: ModelParams, running: RunningParams) -> Captioner:
     """The captioner of these parameters; the last one loaded is kept for the next job of the same command."""
-    return _loaded(model, running.device, running.dtype, running.quantization)
+    return _loaded(model, running.device, running.dtype, running.quantization, running.exact_decode)
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any) -> Captioner:
+def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any, exact_decode: bool) -> Captioner:
     return Captioner.load(
         model.model_path,
         image_encoder_type=model.image_encoder_type,
@@ -109,6 +105,9 @@ def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any) -> C
         mapping_type=model.mapper,
         output_grid=model.output_grid,
         input_resolution=model.input_resolution,
+        test_crop_size=model.test_crop_size,
+        test_respect_ratio_max=model.test_respect_ratio_max,
+        exact_decode=exact_decode,
         quantization=quantization,
         device=device,
         dtype=dtype,
@@ -133,6 +132,7 @@ def _write(
         "dtype": running.dtype,
         "quantization": running.quantization,
         "device": captioner.device.type,
+        "exact_decode": running.exact_decode,
     }
     return run(
         source,

@@ -21,6 +21,7 @@ from git_caption.model import openai_tower
 from git_caption.model.activation import OPENAI_MARKS, check_activation
 from git_caption.model.clip_table import architecture_name, description_beside, known_of, unknown
 from git_caption.model.encoder import ImageEncoder, check_resolution, square_side, visual_tensors
+from git_caption.model.positions import fit, fitted, interpolated, is_table
 from git_caption.model.weights import load_exactly, read_tensors
 from git_caption.params.model import CUSTOM, TransformConfig
 
@@ -34,7 +35,37 @@ RESIZES = {"shortest": "crop", "squash": "squash"}
 
 
 class ClipEncoder(ImageEncoder):
-    """A visual tower of open_clip: its own ViTs and ResNets, and timm's."""
+    """A visual tower of open_clip: its own ViTs and ResNets, and timm's.
+
+    Positions are interpolated to the grid of another shape as GenerativeImage2Text does; timm's are for squares.
+    """
+
+    @property
+    def _takes_shapes(self) -> bool:
+        return not hasattr(self.visual, "trunk")
+
+    def _fit(self, resolution: int) -> None:
+        assert self.cell is not None, "checked"
+        _fit(self.visual, self.resolution, resolution, self.cell)
+
+    def _values(self, pixels: Tensor) -> Tensor:
+        tables = self._tables(pixels)
+        if tables:
+            rows: Tensor = torch.func.functional_call(_Rows(self), tables, (pixels,))
+            return rows
+        return super()._values(pixels)
+
+    def _tables(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The tables of positions interpolated to the grid of images of another shape, by their names in `_Rows`."""
+        height, width = pixels.shape[2:]
+        if self.cell is None or height == width == self.resolution:
+            return {}
+        side = self.resolution // self.cell
+        return {
+            f"encoder.visual.{name}": interpolated(table, side, (height // self.cell, width // self.cell))
+            for name, table in self.visual.named_parameters()
+            if is_table(name, table, side)
+        }
 
     def _grid(self, pixels: Tensor) -> Tensor:
         gives_tokens = _gives_tokens(self.visual)
@@ -62,6 +93,17 @@ class ClipEncoder(ImageEncoder):
                 setattr(self.visual, name, nothing)
 
 
+class _Rows(nn.Module):
+    """The rows of an encoder as a module, for `functional_call` puts other tensors into modules only."""
+
+    def __init__(self, encoder: ClipEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return ImageEncoder._values(self.encoder, pixels)
+
+
 def build_clip_encoder(config: ImageEncoderConfig, weights: Path | None, resolution: int | None) -> ClipEncoder:
     """Build a CLIP encoder; parameters and errors as `build_image_encoder`."""
     import open_clip
@@ -73,8 +115,9 @@ def build_clip_encoder(config: ImageEncoderConfig, weights: Path | None, resolut
     native = square_side(vision_cfg.get("image_size", 224))
     resolution = native if resolution is None else resolution
     is_timm = bool(vision_cfg.get("timm_model_name"))
+    cell = None if is_timm else _cell(vision_cfg)
     if not is_timm:
-        check_resolution(config.name, resolution, native, _cell(vision_cfg))
+        check_resolution("input_resolution", f"image encoder {config.name!r}", resolution, native, cell)
         vision_cfg["image_size"] = resolution
     if config.output == "grid" and vision_cfg.get("attentional_pool"):
         raise UsageError(f"image encoder {config.name!r} pools by attention and has no grid: use 'output_grid': False")
@@ -87,13 +130,16 @@ def build_clip_encoder(config: ImageEncoderConfig, weights: Path | None, resolut
     check_activation(visual, config.name, quick_gelu, source, weights, tensors)
     if weights is not None:
         table = visual_tensors(tensors, weights)
-        if not is_timm and resolution != native:
-            table = _fitted(table, native // _cell(vision_cfg), resolution // _cell(vision_cfg))
+        if cell is not None and resolution != native:
+            table = fitted(table, native // cell, resolution // cell)
         load_exactly(visual, table, str(weights), assign=True)
-    if is_timm and resolution != native:
-        _resize_timm(visual, config.name, native, resolution)
+    if is_timm:
+        cell = _timm_cell(visual)
+        check_resolution("input_resolution", f"image encoder {config.name!r}", resolution, native, cell)
+        if cell is not None and resolution != native:
+            _fit(visual, native, resolution, cell)
     kept = None if config.name == CUSTOM or architecture_name(config.name) else architecture
-    return ClipEncoder(visual.float(), resolution, config.output, config.keep_class_token, kept)
+    return ClipEncoder(visual.float(), resolution, config.output, config.keep_class_token, cell, kept)
 
 
 def clip_transform(config: ImageEncoderConfig, weights: Path | None, resolution: int | None) -> TransformConfig:
@@ -172,30 +218,17 @@ def _cell(vision_cfg: Mapping[str, Any]) -> int:
     return square_side(vision_cfg.get("patch_size", 16)) if is_vit else RESNET_STRIDE
 
 
-def _fitted(tensors: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
-    """The tensors with their tables of positions interpolated from a grid of `old` cells a side to one of `new`."""
-    return {
-        name: _resized(tensor.float(), old, new)
-        if name.endswith("positional_embedding") and len(tensor) == 1 + old * old
-        else tensor
-        for name, tensor in tensors.items()
-    }
+def _fit(visual: Any, old: int, new: int, cell: int) -> None:
+    """Interpolate the positions of a tower, its weights in place, from one resolution to another."""
+    if not hasattr(visual, "trunk"):
+        fit(visual, old // cell, new // cell)
+    elif hasattr(visual.trunk, "set_input_size"):
+        visual.trunk.set_input_size((new, new))
 
 
-def _resized(table: Tensor, old: int, new: int) -> Tensor:
-    """Interpolate positions [1 + old * old, D] to [1 + new * new, D], the first row kept, as open_clip does."""
-    grid = table[1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    grid = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([table[:1], grid.permute(0, 2, 3, 1).reshape(new * new, -1)])
-
-
-def _resize_timm(visual: Any, name: str, native: int, resolution: int) -> None:
-    """Fit one of timm's towers, its weights in place, to another resolution; those with positions interpolate them."""
-    pools_a_fixed_grid = hasattr(visual.head, "pool")
-    cell = None if pools_a_fixed_grid else int(visual.trunk.feature_info[-1]["reduction"])
-    check_resolution(name, resolution, native, cell)
-    if hasattr(visual.trunk, "set_input_size"):
-        visual.trunk.set_input_size((resolution, resolution))
+def _timm_cell(visual: Any) -> int | None:
+    """Pixels along a patch or cell of one of timm's towers; None where it pools a grid of fixed size."""
+    return None if hasattr(visual.head, "pool") else int(visual.trunk.feature_info[-1]["reduction"])
 
 
 def _gives_tokens(visual: nn.Module) -> bool:

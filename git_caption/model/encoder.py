@@ -44,6 +44,8 @@ class ImageEncoder(nn.Module):
         width: D_v, the width of a row of features.
         tokens: N, the number of rows per image.
         resolution: the side of the square images it takes.
+        cell: pixels along a patch or cell; None where the tower takes no other resolution.
+        any_shape: whether it also takes images of other shapes, a whole number of cells high and wide.
         architecture: what a config needs to rebuild the tower where its name alone does not say; else None.
     """
 
@@ -53,12 +55,15 @@ class ImageEncoder(nn.Module):
         resolution: int,
         output: str = "grid",
         keep_class_token: bool = True,
+        cell: int | None = None,
         architecture: dict[str, Any] | None = None,
     ) -> None:
         """Wrap `visual`; on grid its projection or pooling head is removed, for it is not used."""
         super().__init__()
         self.visual = visual
         self.resolution = resolution
+        self.cell = cell
+        self.any_shape = False
         self.output = output
         self.keep_class_token = keep_class_token
         self.architecture = architecture
@@ -68,19 +73,32 @@ class ImageEncoder(nn.Module):
         self.tokens, self.width = self._output_shape()
 
     def forward(self, pixels: Tensor) -> Features:
-        """Encode pixels float[B, 3, R, R].
+        """Encode pixels float[B, 3, R, R], or float[B, 3, H, W] of any shape where it was told to take them.
 
         Raises:
-            UsageError: the images are not of the encoder's resolution.
+            UsageError: the images are not of the encoder's resolution, nor of another shape that it takes.
         """
-        if pixels.dim() != 4 or pixels.shape[1:] != (3, self.resolution, self.resolution):
-            raise UsageError(
-                f"the image encoder takes pixels [B, 3, {self.resolution}, {self.resolution}] and was given "
-                f"{list(pixels.shape)}: input_resolution of the images and of the encoder must be the same"
-            )
-        pixels = pixels.to(next(self.visual.parameters()).dtype)
-        values = self._grid(pixels) if self.output == "grid" else self._pooled(pixels).unsqueeze(1)
+        self._check_shape(pixels)
+        values = self._values(pixels.to(next(self.visual.parameters()).dtype))
         return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+    def take(self, resolution: int, *, any_shape: bool) -> None:
+        """From now on take images of this resolution; with `any_shape` also others, whole cells high and wide.
+
+        Raises:
+            UsageError: the tower's positions are fixed, or its cells do not divide the resolution.
+        """
+        if any_shape and not self._takes_shapes:
+            raise UsageError(
+                f"the image encoder takes squares of {self.resolution} pixels only: leave out "
+                "'test_respect_ratio_max', or 'resize': 'keep' of the checkpoint's transform"
+            )
+        if resolution != self.resolution:
+            check_resolution("test_crop_size", "the image encoder", resolution, self.resolution, self.cell)
+            self._fit(resolution)
+            self.resolution = resolution
+            self.tokens, self.width = self._output_shape()
+        self.any_shape = any_shape
 
     def train(self, mode: bool = True) -> ImageEncoder:
         """As `nn.Module.train`, with batch normalisation kept on its stored statistics.
@@ -93,8 +111,34 @@ class ImageEncoder(nn.Module):
                 module.eval()
         return self
 
+    @property
+    def _takes_shapes(self) -> bool:
+        """Whether the tower can be told to take images that are not square."""
+        return self.cell is not None
+
+    def _check_shape(self, pixels: Tensor) -> None:
+        if pixels.dim() == 4 and pixels.shape[1:] == (3, self.resolution, self.resolution):
+            return
+        height, width = pixels.shape[-2:]
+        cell = self.cell if self.any_shape else None
+        if cell and pixels.dim() == 4 and min(height, width) >= cell and height % cell == width % cell == 0:
+            return
+        also = f", or of another shape in multiples of {cell}," if cell else ""
+        raise UsageError(
+            f"the image encoder takes pixels [B, 3, {self.resolution}, {self.resolution}]{also} and was given "
+            f"{list(pixels.shape)}: input_resolution of the images and of the encoder must be the same"
+        )
+
+    def _fit(self, resolution: int) -> None:
+        """Make the tower take another resolution, for good."""
+        raise NotImplementedError
+
+    def _values(self, pixels: Tensor) -> Tensor:
+        """The rows float[B, N, D_v] of what `output` says."""
+        return self._grid(pixels) if self.output == "grid" else self._pooled(pixels).unsqueeze(1)
+
     def _grid(self, pixels: Tensor) -> Tensor:
-        """Rows float[B, N, D_v] of pixels float[B, 3, R, R]."""
+        """Rows float[B, N, D_v] of pixels float[B, 3, H, W]."""
         raise NotImplementedError
 
     def _pooled(self, pixels: Tensor) -> Tensor:
@@ -145,11 +189,12 @@ def square_side(size: int | tuple[int, ...] | list[int]) -> int:
     return int(size[0])
 
 
-def check_resolution(name: str, resolution: int, native: int, cell: int | None) -> None:
+def check_resolution(asked: str, encoder: str, resolution: int, native: int, cell: int | None) -> None:
     """Refuse a resolution that is not a whole number of patches.
 
     Args:
-        name: the image encoder's.
+        asked: the key that asks for it.
+        encoder: the image encoder, in words.
         resolution: asked for.
         native: the encoder's own, always taken.
         cell: pixels along the side of a patch or cell; None where the encoder takes no other resolution.
@@ -160,9 +205,9 @@ def check_resolution(name: str, resolution: int, native: int, cell: int | None) 
     if resolution == native:
         return
     if cell is None:
-        raise UsageError(f"image encoder {name!r} takes images of {native} pixels only, not of {resolution}")
+        raise UsageError(f"{encoder} takes images of {native} pixels only, not of {resolution}")
     if resolution < cell or resolution % cell:
         raise UsageError(
-            f"input_resolution {resolution} is not a multiple of the patch size {cell} of image encoder {name!r} "
-            f"(its own resolution is {native})"
+            f"{asked} {resolution} is not a multiple of the patch size {cell} of {encoder} (its own resolution is "
+            f"{native})"
         )

@@ -48,7 +48,10 @@ FILTERS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, as transformers writes
 
 
 class TransformersEncoder(ImageEncoder):
-    """A visual tower of transformers: one of `TOWERS`."""
+    """A visual tower of transformers: one of `TOWERS`. They interpolate their positions themselves."""
+
+    def _fit(self, resolution: int) -> None:
+        pass
 
     def _grid(self, pixels: Tensor) -> Tensor:
         rows: Tensor = self._run(pixels).last_hidden_state
@@ -95,7 +98,7 @@ def build_transformers_encoder(
     tower, in_pair = _tower_config(config, folder)
     native, cell = _sizes(tower)
     resolution = native if resolution is None else resolution
-    check_resolution(config.name, resolution, native, cell)
+    check_resolution("input_resolution", f"image encoder {config.name!r}", resolution, native, cell)
     if resolution % cell:
         raise UsageError(f"image encoder {config.name!r} is of resolution {native}, no multiple of its patches {cell}")
     if config.output == "pooled" and not getattr(tower, "vision_use_head", True):
@@ -121,7 +124,7 @@ def build_transformers_encoder(
     if weights is not None and folder is None:
         load_exactly(visual, visual_tensors(read_tensors(weights), weights), str(weights))
     return TransformersEncoder(
-        visual, resolution, config.output, config.keep_class_token, architecture=tower.to_diff_dict()
+        visual, resolution, config.output, config.keep_class_token, cell, architecture=tower.to_diff_dict()
     )
 
 

@@ -28,6 +28,12 @@ class ModelParams:
     )
     output_grid: bool | None = key(None, help="an old file's encoder gives a grid (True) or one pooled row (False)")
     input_resolution: int | None = key(None, minimum=1, help="side of the image that an old file's encoder sees")
+    test_crop_size: int | None = key(
+        None, minimum=1, help="side that images are resized to, where it shall be another than the model's own"
+    )
+    test_respect_ratio_max: int | None = key(
+        None, minimum=1, help="keep the shape of images, with a longer side of at most this; else a square is cut out"
+    )
 
     @property
     def mapper(self) -> str | None:

@@ -23,16 +23,25 @@ class TransformConfig:
     std: tuple[float, ...] = key(CLIP_STD, help="each channel is divided by it")
     interpolation: Literal["bicubic", "bilinear"] = key("bicubic", help="filter of the resize")
     exif: bool = key(True, help="turn the image as its EXIF orientation says")
-    resize: Literal["crop", "squash"] = key(
+    resize: Literal["crop", "squash", "keep"] = key(
         "crop",
-        help="crop: shorter side to the resolution, middle square; squash: to the square, whatever the shape",
+        help="crop: shorter side to the resolution, middle square; squash: to the square, whatever the shape; keep: "
+        "shorter side to the resolution, the whole image",
     )
+    longest: int | None = key(None, minimum=1, help="keep: the longer side is at most this; None: no bound")
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Three channels each, and no division by zero, as (keys concerned, message)."""
+        """Three channels each, no division by zero, a bound only where it bounds, as (keys concerned, message)."""
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3:
                 yield (name,), f"{name!r}: expected 3 numbers, one for each of R, G and B, found {len(values)}"
+        if self.longest is not None and self.resize != "keep":
+            yield ("longest", "resize"), f"'longest': goes with 'resize': 'keep', found {self.resize!r}"
+        if self.longest is not None and self.longest < self.resolution:
+            yield (
+                ("longest", "resolution"),
+                f"'longest': expected at least the resolution {self.resolution}, found {self.longest}",
+            )
         if any(value <= 0 for value in self.std):
             yield ("std",), f"'std': expected numbers above 0, found {list(self.std)}"
 

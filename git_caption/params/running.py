@@ -28,6 +28,9 @@ class RunningParams:
     quantization: Literal["none", "8bit", "4bit"] | None = key(
         None, help="weights of the language model in 8 or 4 bits; None: as the checkpoint says"
     )
+    exact_decode: bool = key(
+        False, help="decode large JPEGs in full; else they are scaled down on the way, faster and nearly the same"
+    )
     on_error: Literal["skip", "raise"] = key(
         "skip", help="a row that cannot be processed: skip lists it in OUT.errors.tsv, raise ends the job"
     )

@@ -1,7 +1,8 @@
 """Chunks of an output: committed one by one beside it, resumed, and joined when all are there.
 
 `OUT.parts/` holds `manifest.json` (what the parts were made from), `000007.tsv` (the lines of chunk 7) and
-`000007.errors.tsv` (its rows that failed, if any). A part has its name only once it is complete and on the disk.
+`000007.errors.tsv` (its rows that failed, if any). A part has its name only once it is complete and on the disk. The
+output is also joined there, so that a run that is killed leaves nothing anywhere else.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 
 from git_caption.errors import JobFailed, UsageError
 from git_caption.pipeline.lock import locked
+from git_caption.tsv.index import TEMPORARY
 from git_caption.tsv.rows import dumps
 from git_caption.tsv.writer import TsvWriter, encode, sync_folder, write_atomically
 
 CHUNK_ROWS = 256
 
 PART = re.compile(r"(\d{6,})\.tsv")
-OURS = re.compile(r"(\d{6,}(\.errors)?\.tsv|manifest\.json)(\.\d+-[0-9a-f]+\.tmp)?")
+OURS = re.compile(r"\d{6,}(\.errors)?\.tsv|manifest\.json")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Parts:
         Raises UsageError if the parts were made with other settings and `resume` is set.
         """
         manifest = self.folder / "manifest.json"
+        self._remove(TEMPORARY)  # they may be what fills the disk
         settings = json.loads(dumps(settings))  # as it comes back from the file: tuples are lists
         digest = hashlib.sha256(dumps(settings).encode()).hexdigest()
         if resume and manifest.exists():
@@ -130,14 +133,14 @@ class Parts:
         """
         lines = 0
         failures = sorted(self.failures, key=lambda failure: failure.row)
-        with self.writing(), TsvWriter(self.out) as writer:
+        with self.writing(), TsvWriter(self.out, scratch=self.folder) as writer:
             for number in range(len(self)):
                 part = self._part(number).read_bytes()
                 writer.write_encoded(part)
                 lines += part.count(b"\n")
             if failures:
                 errors = (encode(failure.columns(), str(self.errors_path)) for failure in failures)
-                write_atomically(self.errors_path, b"".join(errors))
+                write_atomically(self.errors_path, b"".join(errors), scratch=self.folder)
             else:
                 self.errors_path.unlink(missing_ok=True)
         return lines
@@ -153,8 +156,11 @@ class Parts:
         if manifest.exists():
             manifest.unlink()
             sync_folder(self.folder)
+        self._remove(OURS)
+
+    def _remove(self, names: re.Pattern[str]) -> None:
         for path in self.folder.iterdir():
-            if OURS.fullmatch(path.name):
+            if names.fullmatch(path.name):
                 path.unlink()
 
     @contextmanager

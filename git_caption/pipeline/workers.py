@@ -119,7 +119,7 @@ def read_chunks(
         while True:
             for ahead in islice(numbers, CHUNKS_AHEAD + 1 - len(window)):
                 with _signals_held():
-                    window.append((ahead, [(rows, pool.submit(_read, rows)) for rows in _slices(rows_of(ahead))]))
+                    window.append((ahead, [(rows, _submitted(pool, rows)) for rows in _slices(rows_of(ahead))]))
             if not window:
                 break
             number, slices = window.popleft()
@@ -135,6 +135,15 @@ def read_chunks(
 
 def _slices(rows: range) -> list[range]:
     return [rows[start : start + SLICE_ROWS] for start in range(0, len(rows), SLICE_ROWS)]
+
+
+def _submitted(pool: ProcessPoolExecutor, rows: range) -> Future[list[object]]:
+    try:
+        return pool.submit(_read, rows)
+    except BrokenProcessPool as error:  # told when these rows are asked for: earlier ones may be there already
+        future: Future[list[object]] = Future()
+        future.set_exception(error)
+        return future
 
 
 def _result(

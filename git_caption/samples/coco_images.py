@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from git_caption.errors import DataError
-from git_caption.images.decode import decode
-from git_caption.images.transform import Transform
+from git_caption.images.reader import ImageReader
 from git_caption.samples.sample import Failure, ImageSample
 from git_caption.tsv.rows import CaptionRow
 
@@ -19,12 +18,11 @@ class CocoImages:
     Raises DataError if the annotation file is not COCO's.
     """
 
-    def __init__(self, data_dir: str | Path, data_type: str, part: float, transform: Transform, *, exif: bool) -> None:
+    def __init__(self, data_dir: str | Path, data_type: str, part: float, pixels: ImageReader) -> None:
         self.folder = Path(data_dir)
         self.data_type = data_type
         self.annotations = self.folder / "annotations" / f"captions_{data_type}.json"
-        self.transform = transform
-        self.exif = exif
+        self.pixels = pixels
         try:
             images = json.loads(self.annotations.read_text(encoding="utf-8"))["images"]
             listed = [(image["id"], str(image["file_name"])) for image in images]
@@ -58,6 +56,6 @@ class CocoImages:
             reason = f"{name}: no such image in {tried} of {self.folder}"
             return Failure(key, reason, [CaptionRow(key, ("",)).columns()])
         try:
-            return ImageSample(key, self.transform(decode(found[0].read_bytes(), exif=self.exif)))
+            return ImageSample(key, self.pixels(found[0].read_bytes()))
         except (DataError, OSError) as error:
             return Failure(key, f"{found[0]}: {error}", [CaptionRow(key, ("",)).columns()])

@@ -5,26 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from git_caption.errors import DataError
-from git_caption.images.decode import decode
-from git_caption.images.transform import Transform
+from git_caption.images.reader import ImageReader
 from git_caption.samples.sample import Failure, ImageSample
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import Answer, CaptionRow, Question, parse_image_row, parse_question_row
 
 
 class ImageTsvSource:
-    """Row `i` of the image TSV, decoded and transformed, with row `i` of the question TSV if there is one.
+    """Row `i` of the image TSV, as pixels, with row `i` of the question TSV if there is one.
 
     Runs in worker processes: picklable, and needs no torch. Raises DataError if the files differ in length.
     """
 
-    def __init__(
-        self, image_tsv: str | Path, question_tsv: str | Path | None, transform: Transform, *, exif: bool = True
-    ) -> None:
+    def __init__(self, image_tsv: str | Path, question_tsv: str | Path | None, pixels: ImageReader) -> None:
         self.images = TsvFile(image_tsv)
         self.questions = None if question_tsv is None else TsvFile(question_tsv)
-        self.transform = transform
-        self.exif = exif
+        self.pixels = pixels
         if self.questions is not None and len(self.questions) != len(self.images):
             raise DataError(
                 f"{self.images.path} has {len(self.images)} rows and {self.questions.path} has {len(self.questions)}; "
@@ -67,7 +63,7 @@ class ImageTsvSource:
                 raise unreadable
             image = parse_image_row(columns, self.images.where(row)).image
             try:
-                return ImageSample(key, self.transform(decode(image, exif=self.exif)), questions)
+                return ImageSample(key, self.pixels(image), questions)
             except DataError as error:
                 raise DataError(f"{self.images.where(row)}: {error}") from error
         except DataError as error:

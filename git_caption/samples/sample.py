@@ -15,7 +15,7 @@ from git_caption.tsv.rows import Question
 class ImageSample:
     """An image and, where answers are asked for, its questions (empty where captions are).
 
-    pixels: uint8[3, R, R].
+    pixels: uint8[3, R, R]; uint8[3, H, W] where shapes are kept.
     """
 
     key: str

@@ -50,7 +50,13 @@ class Parts:
 def transform_config(params: TrainingParams) -> TransformConfig:
     """From picture to pixels, as the checkpoint says that the run goes on from, else as the encoder takes them."""
     if params.init_from is not None:
-        return checkpoint.load_config(Path(params.init_from)).transform
+        transform = checkpoint.load_config(Path(params.init_from)).transform
+        if transform.resize == "keep":
+            raise UsageError(
+                f"{params.init_from}: its transform keeps the shape of images ('resize': 'keep'), and training takes "
+                "squares; set 'resize' in its config.json to 'crop' or 'squash'"
+            )
+        return transform
     assert params.image_encoder is not None, "checked with the parameters"
     return encoder_transform(params.image_encoder, _encoder_weights(params.image_encoder), params.input_resolution)
 

@@ -149,7 +149,15 @@ def _two(columns: Sequence[str], where: str, meaning: str) -> Sequence[str]:
 
 def _json(text: str, where: str, column: int, expected: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\u" in text:  # escapes can spell what is no text, and tokenizers fail on it
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise DataError(
+            f"{where}: column {column} holds {half!r}, half of a character, expected Unicode text"
+        ) from error
     except (ValueError, RecursionError) as error:
         cause = str(error) if isinstance(error, ValueError) else "nested too deep"
         raise DataError(

@@ -48,9 +48,12 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Puts `data` under `path` at once: a reader sees the old file or the whole new one, also after a loss of power."""
-    temporary = temporary_path(path)
+def write_atomically(path: str | Path, data: bytes, scratch: str | Path | None = None) -> None:
+    """Puts `data` under `path` at once: a reader sees the old file or the whole new one, also after a loss of power.
+
+    Until then it lies beside `path`, or in the folder `scratch` of the same file system.
+    """
+    temporary = temporary_path(path, scratch)
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -65,11 +68,13 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 class TsvWriter:
     """Writes rows to `path`; at the end of the `with` block the file and both indexes stand there.
 
-    Left by an exception, the block leaves nothing behind and an older file as it was. Missing folders are made.
+    Left by an exception, the block leaves nothing behind and an older file as it was. Missing folders are made. What is
+    not complete lies beside `path`, or in the folder `scratch` of the same file system: only a kill leaves it there.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, scratch: str | Path | None = None) -> None:
         self.path = Path(path)
+        self.scratch = scratch
         self.rows = 0
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -77,10 +82,10 @@ class TsvWriter:
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = temporary_path(self.path)
+        self._temporary = temporary_path(self.path, self.scratch)
         self._file: BinaryIO = open(self._temporary, "xb")
         try:
-            self._index = IndexWriter(self.path)
+            self._index = IndexWriter(self.path, self.scratch)
         except OSError:
             self._discard()
             raise

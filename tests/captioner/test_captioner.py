@@ -72,6 +72,90 @@ def test_texts_depend_neither_on_the_batch_nor_on_the_place(settings, make_capti
     assert [captioner.caption([path], **settings)[0] for path in pictures] == expected
 
 
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> list[Path]:
+    """Image files of five shapes, two of them alike."""
+    folder = tmp_path_factory.mktemp("shapes")
+    paths = []
+    for number, size in enumerate([(64, 40), (40, 64), (50, 50), (64, 40), (130, 40)]):
+        noise = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        paths.append(folder / f"{number}.png")
+        Image.fromarray(noise).resize(size).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize(("mapper", "output"), [("linear", "grid"), ("transformer", "grid"), ("mlp", "pooled")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_of_many_shapes_get_the_texts_they_get_alone(mapper, output, dtype, make_captioner, shapes):
+    captioner = keeping(make_captioner("gpt2", mapper, output))
+    captioner.network.to(dtype)
+    pixels = [captioner.pixels(path)[0] for path in shapes]
+    assert [image.shape for image in pixels] == [(3, 32, 48), (3, 48, 32), (3, 32, 32), (3, 32, 48), (3, 16, 64)]
+    alone = [captioner.caption([path])[0] for path in shapes]
+    assert len(set(alone)) > 2
+    assert captioner.caption(shapes) == alone
+    assert captioner.caption(shapes[::-1], batch_size=3) == alone[::-1]
+
+    many = captioner.encode_many(pixels, 2)
+    singles = [captioner.encode(image[None]) for image in pixels]
+    lengths = [7, 7, 5, 7, 5] if output == "grid" else [1] * 5
+    assert many.mask.sum(1).tolist() == lengths
+    for row, single in enumerate(singles):
+        torch.testing.assert_close(many.values[row, : lengths[row]], single.values[0], atol=1e-5, rtol=1e-5)
+
+
+def keeping(captioner: Captioner, longest: int = 70) -> Captioner:
+    transform = replace(captioner.config.transform, resize="keep", longest=longest)
+    captioner.config = replace(captioner.config, transform=transform)
+    captioner.network.image_encoder.take(32, any_shape=True)
+    return captioner
+
+
+def test_frames_of_different_shapes_are_no_video(make_captioner, shapes):
+    captioner = keeping(make_captioner("gpt2", "linear", "grid"))
+    assert captioner.caption([[shapes[0], shapes[3]], shapes[2]])[1] == captioner.caption([shapes[2]])[0]
+    with pytest.raises(DataError, match=r"frames of a video differ in shape: .* 32 x 48, 48 x 32; expected one shape"):
+        captioner.pixels(shapes[:2])
+
+
+def test_size_and_shape_of_images_can_be_asked_for_when_loading(make_captioner, shapes, tmp_path):
+    make_captioner("gpt2", "linear", "grid").save(tmp_path / "model")
+    plain = Captioner.load(tmp_path / "model", device="cpu")
+    assert [plain.pixels(path).shape for path in shapes] == [(1, 3, 32, 32)] * 5
+    larger = Captioner.load(tmp_path / "model", device="cpu", test_crop_size=48)
+    assert [larger.pixels(path).shape for path in shapes] == [(1, 3, 48, 48)] * 5
+    kept = Captioner.load(tmp_path / "model", device="cpu", test_crop_size=48, test_respect_ratio_max=80)
+    assert [kept.pixels(path).shape[2:] for path in shapes] == [(48, 64), (64, 48), (48, 48), (48, 64), (16, 80)]
+    assert (kept.config.transform.resize, kept.config.transform.longest) == ("keep", 80)
+    assert len({captioner.fingerprint for captioner in (plain, larger, kept)}) == 3
+    texts = kept.caption(shapes)
+    assert [kept.caption([path])[0] for path in shapes] == texts
+    kept.save(tmp_path / "kept")
+    assert Captioner.load(tmp_path / "kept", device="cpu").caption(shapes) == texts
+
+
+def test_a_size_or_shape_that_cannot_be_is_refused(make_captioner, tmp_path):
+    make_captioner("gpt2", "linear", "grid").save(tmp_path / "model")
+    with pytest.raises(UsageError, match=r"'test_respect_ratio_max': 20 is less than the side .* resized to, 32; give"):
+        Captioner.load(tmp_path / "model", device="cpu", test_respect_ratio_max=20)
+    with pytest.raises(UsageError, match="test_crop_size 40 is not a multiple of the patch size 16"):
+        Captioner.load(tmp_path / "model", device="cpu", test_crop_size=40)
+
+
+def test_large_jpegs_are_decoded_in_full_where_that_is_asked_for(make_captioner, tmp_path):
+    make_captioner().save(tmp_path / "model")
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.jpg", quality=95)
+    scaled, exact = (
+        Captioner.load(tmp_path / "model", device="cpu", exact_decode=flag).pixels(tmp_path / "large.jpg")
+        for flag in (False, True)
+    )
+    picture = decode((tmp_path / "large.jpg").read_bytes())
+    assert np.array_equal(exact[0], make_captioner().transform(picture))
+    assert not np.array_equal(scaled, exact)
+    assert np.abs(scaled.astype(int) - exact).mean() < 2
+
+
 def test_answers_render_the_checkpoints_template(make_captioner, pictures):
     captioner = make_captioner("opt")
     plain = captioner.answer(pictures, ["what is it?", "a", "b"], max_new_tokens=5)

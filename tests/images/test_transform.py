@@ -46,6 +46,61 @@ def test_pixels_of_real_photographs_equal_open_clips_bit_for_bit(photos) -> None
     assert torch.equal(normalise(pixels, MEAN, STD), expected)
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_squashed_pixels_equal_open_clips_bit_for_bit(interpolation: str) -> None:
+    import torch
+    from open_clip.transform import image_transform
+
+    theirs = image_transform(97, is_train=False, mean=MEAN, std=STD, interpolation=interpolation, resize_mode="squash")
+    ours = Transform(97, interpolation, "squash")
+    for size in [*SIZES, (97, 97), (97, 300)]:
+        image = noise(*size)
+        assert torch.equal(normalise(torch.from_numpy(ours(image)), MEAN, STD), theirs(image)), size
+
+
+# Worked out by hand from GenerativeImage2Text's rule: the shorter side to 480, unless the longer one would pass 640.
+KEPT = [
+    ((640, 480), (640, 480)),
+    ((1000, 1000), (480, 480)),
+    ((100, 100), (480, 480)),
+    ((960, 800), (576, 480)),
+    ((800, 960), (480, 576)),
+    ((1000, 500), (640, 320)),
+    ((500, 1000), (320, 640)),
+    ((333, 500), (426, 639)),  # 640 * 333 / 500 = 426.24; 426 * 500 / 333 = 639.6
+    ((500, 331), (640, 424)),  # 640 * 331 / 500 = 423.68 is rounded up; 424 * 500 / 331 = 640.5
+]
+
+
+@pytest.mark.parametrize(("size", "expected"), KEPT)
+def test_a_kept_shape_is_resized_as_git_does(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    image = noise(*size)
+    pixels = Transform(480, resize="keep", longest=640)(image)
+    assert pixels.shape == (3, expected[1], expected[0])
+    assert np.array_equal(pixels, np.asarray(image.resize(expected, Image.Resampling.BICUBIC)).transpose(2, 0, 1))
+
+
+def test_a_kept_shape_without_bound_has_its_shorter_side_alone_set() -> None:
+    assert Transform(48, resize="keep")(noise(1000, 10)).shape == (3, 48, 4800)
+
+
+def test_what_is_no_whole_patch_is_cut_at_the_right_and_at_the_bottom() -> None:
+    image = noise(333, 500)
+    whole = Transform(480, resize="keep", longest=640)(image)
+    cut = Transform(480, resize="keep", longest=640, cell=16)(image)
+    assert cut.shape == (3, 624, 416)
+    assert np.array_equal(cut, whole[:, :624, :416])
+
+
+def test_a_kept_shape_too_narrow_for_a_patch_is_refused() -> None:
+    Transform(480, resize="keep", longest=640, cell=16)(noise(40, 1600))
+    message = r"39 x 1600: its longer side scaled to 640, the shorter one would be 16; expected at least 17"
+    with pytest.raises(DataError, match=message):
+        Transform(480, resize="keep", longest=640, cell=17)(noise(39, 1600))
+    with pytest.raises(DataError, match=r"1 x 2000: its longer side scaled to 640, .* would be 0; expected at least 1"):
+        Transform(480, resize="keep", longest=640)(noise(1, 2000))
+
+
 def test_the_middle_of_a_wide_picture_is_kept() -> None:
     image = Image.new("RGB", (30, 10), "white")
     image.paste((255, 0, 0), (10, 0, 20, 10))

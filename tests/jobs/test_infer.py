@@ -2,7 +2,12 @@
 
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,12 +15,14 @@ from PIL import Image
 
 from git_caption.errors import DataError, JobFailed, UsageError
 from git_caption.jobs import infer
+from git_caption.jobs.main import main
 from git_caption.params.infer import CocoParams, SingleImageParams, SingleTsvParams
 from git_caption.params.schema import parse
 from git_caption.tsv.rows import ImageRow, Question, QuestionRow
 from git_caption.tsv.writer import TsvWriter
 from tests.small_captioner import small_captioner
 
+ROOT = Path(__file__).resolve().parents[2]
 COLORS = [(220, 30, 30), (20, 200, 60), (30, 40, 210), (240, 240, 90), (5, 5, 5)]
 
 
@@ -268,3 +275,146 @@ def test_questions_on_an_image_share_its_features(model, pictures, image_tsv, tm
     handle.remove()
     assert sum(encoded) == len(files)
     assert len((tmp_path / "answers.tsv").read_text().splitlines()) == 7 * len(files)
+
+
+def test_the_shape_of_images_is_kept_where_that_is_asked_for(model, pictures, image_tsv, tmp_path):
+    from git_caption import Captioner
+
+    out = tmp_path / "captions.tsv"
+    asked = {"test_crop_size": 48, "test_respect_ratio_max": 64}
+    infer.single_tsv(_tsv(model, image_tsv=image_tsv, out_tsv=str(out), batch_size=2, **asked))
+    texts = Captioner.load(model, device="cpu", **asked).caption(sorted(pictures.iterdir()))
+    assert [json.loads(line.split("\t")[1])[0]["caption"] for line in out.read_text().splitlines()] == texts
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "named"),
+    [
+        ({}, {"exact_decode": True}, "exact_decode: False then, True now"),
+        ({}, {"test_crop_size": 48}, "model: "),
+        ({"test_respect_ratio_max": 64}, {"test_respect_ratio_max": 80}, "model: "),
+        ({}, {"num_beams": 5}, "decoding.num_beams: 2 then, 5 now"),
+        ({}, {"batch_size": 3}, "batch_size: 32 then, 3 now"),
+    ],
+)
+def test_a_run_is_not_resumed_with_keys_that_change_its_bytes(model, image_tsv, tmp_path, first, then, named):
+    lines = Path(image_tsv).read_text().splitlines()
+    broken = tmp_path / "broken.tsv"
+    broken.write_text("\n".join([*lines, "5\t!"]) + "\n")
+    keys = {"image_tsv": str(broken), "out_tsv": str(tmp_path / "out.tsv"), "max_errors": 0}
+    with pytest.raises(JobFailed, match="'max_errors' allows 0"):
+        infer.single_tsv(_tsv(model, **keys, **first))
+    with pytest.raises(UsageError, match=f"unfinished run with other settings .*{named}"):
+        infer.single_tsv(_tsv(model, **keys, **first | then))
+    infer.single_tsv(_tsv(model, **keys | {"max_errors": 1, "num_workers": 1}, **first))  # these change no byte
+    assert len((tmp_path / "out.tsv").read_text().splitlines()) == 6
+
+
+def _door(capsys, job, **keys):
+    """Exit code and stderr of the command, run here."""
+    code = main(["-p", json.dumps({"type": job, "device": "cpu", **keys})])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lines_of_other_systems_in_a_folder_nobody_may_write_give_the_same(model, image_tsv, tmp_path, workers):
+    plain, other = tmp_path / "plain.tsv", tmp_path / "other.tsv"
+    infer.single_tsv(_tsv(model, image_tsv=image_tsv, out_tsv=str(plain)))
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    lines = Path(image_tsv).read_bytes().splitlines()
+    (folder / "crlf.tsv").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines))  # and no newline at the end
+    folder.chmod(0o555)
+    try:
+        infer.single_tsv(_tsv(model, image_tsv=str(folder / "crlf.tsv"), out_tsv=str(other), num_workers=workers))
+        assert [path.name for path in folder.iterdir()] == ["crlf.tsv"]
+    finally:
+        folder.chmod(0o755)
+    assert other.read_bytes() == plain.read_bytes()
+
+
+def test_files_that_do_not_belong_together_end_the_job_with_both_named(
+    model, image_tsv, question_tsv, tmp_path, capsys
+):
+    out = tmp_path / "answers.tsv"
+    lines = Path(question_tsv[0]).read_text().splitlines(keepends=True)
+    (tmp_path / "shorter.tsv").write_text("".join(lines[:4]))
+    keys = {"model_path": model, "image_tsv": image_tsv, "out_tsv": str(out), "num_workers": 0}
+    shorter, swapped = tmp_path / "shorter.tsv", tmp_path / "swapped.tsv"
+    assert _door(capsys, "test_git_inference_single_tsv", question_tsv=str(shorter), **keys) == (
+        1,
+        f"error: {image_tsv} has 5 rows and {shorter} has 4; expected one row of questions for each image, in the same "
+        "order\n",
+    )
+    swapped.write_text("".join([lines[1], lines[0], *lines[2:]]))
+    assert _door(capsys, "test_git_inference_single_tsv", question_tsv=str(swapped), **keys) == (
+        1,
+        f"error: {swapped}:1: the key is '1', and '0' in {image_tsv}:1; expected the same keys in the same order\n",
+    )
+    assert not out.exists()
+
+
+def test_a_broken_row_ends_the_job_where_that_is_asked_for(model, image_tsv, tmp_path, capsys):
+    broken = tmp_path / "broken.tsv"
+    lines = Path(image_tsv).read_bytes().splitlines()
+    broken.write_bytes(b"\n".join([*lines[:3], b"k\xff\tx", *lines[3:]]) + b"\n")
+    keys = {"model_path": model, "image_tsv": str(broken), "out_tsv": str(tmp_path / "out.tsv"), "num_workers": 1}
+    code, error = _door(capsys, "test_git_inference_single_tsv", on_error="raise", **keys)
+    assert code == 1
+    cause = f"error: {broken}:4: byte 0xff at 1 is not UTF-8, expected UTF-8 text"
+    assert error.endswith(f"{cause} (row 4, key 'k\N{REPLACEMENT CHARACTER}')\n")
+    assert not (tmp_path / "out.tsv").exists()
+
+
+def test_keys_may_come_twice(model, captioner, image_tsv, pictures, tmp_path):
+    lines = Path(image_tsv).read_text().splitlines(keepends=True)
+    twice, out = tmp_path / "twice.tsv", tmp_path / "out.tsv"
+    twice.write_text("".join([lines[0], lines[1].replace("1\t", "0\t", 1), lines[0]]))
+    infer.single_tsv(_tsv(model, image_tsv=str(twice), out_tsv=str(out)))
+    first, second = captioner.caption([pictures / "0.png", pictures / "1.png"])
+    rows = [line.split("\t") for line in out.read_text().splitlines()]
+    assert [(key, json.loads(text)[0]["caption"]) for key, text in rows] == [("0", first), ("0", second), ("0", first)]
+
+
+def test_scores_stand_in_the_tsv_with_four_decimals_best_first(model, image_tsv, question_tsv, tmp_path):
+    out = tmp_path / "out.tsv"
+    scored = {"image_tsv": image_tsv, "out_tsv": str(out), "with_scores": True}
+    infer.single_tsv(_tsv(model, num_beams=3, num_captions=3, **scored))
+    for line in out.read_text().splitlines():
+        text = line.split("\t")[1]
+        found = json.loads(text)
+        assert text == json.dumps(found, sort_keys=True, separators=(",", ":"))
+        assert [set(entry) for entry in found] == [{"caption", "logprob", "mean_logprob"}] * 3
+        assert all(entry[name] == round(entry[name], 4) for entry in found for name in ("logprob", "mean_logprob"))
+    infer.single_tsv(_tsv(model, question_tsv=question_tsv[0], **scored))
+    for line in out.read_text().splitlines():
+        assert set(json.loads(line)) == {"answer", "logprob", "mean_logprob", "question_id"}
+
+
+def test_a_job_stopped_by_a_signal_ends_with_75_and_goes_on(model, image_tsv, tmp_path):
+    many, out = tmp_path / "many.tsv", tmp_path / "out.tsv"
+    many.write_text("".join(Path(image_tsv).read_text().splitlines(keepends=True)) * 350)  # 1750 rows, 7 chunks
+    keys = {"image_tsv": str(many), "num_workers": 1, "num_beams": 1, "max_new_tokens": 3}
+    command = json.dumps({"type": "test_git_inference_single_tsv", "model_path": model, "device": "cpu", **keys})
+    command = command[:-1] + f', "out_tsv": "{out}"}}'
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "inference.py"), "-p", command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    parts = tmp_path / "out.tsv.parts"
+    while not (parts / "000000.tsv").exists() and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    kept = len(list(parts.glob("??????.tsv")))
+    assert (process.returncode, error) == (
+        75,
+        f"error: stopped by SIGTERM; {kept} of 7 chunks are kept in {parts}: run the same command again to go on\n",
+    )
+    assert 0 < kept < 7 and not out.exists()
+    infer.single_tsv(_tsv(model, **keys, out_tsv=str(out)))
+    infer.single_tsv(_tsv(model, **keys, out_tsv=str(tmp_path / "whole.tsv")))
+    assert out.read_bytes() == (tmp_path / "whole.tsv").read_bytes()

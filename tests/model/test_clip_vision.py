@@ -9,6 +9,7 @@ import torch
 from open_clip.model import resize_pos_embed
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
+from torch.nn import functional
 
 from git_caption.errors import UsageError, WeightsError
 from git_caption.model.clip_table import OPENAI_NAMES
@@ -262,6 +263,93 @@ def test_positions_are_interpolated_to_another_resolution(tmp_path, resolution, 
     resize_pos_embed(reference, like)
     assert torch.equal(encoder.visual.positional_embedding, reference["visual.positional_embedding"])
     assert encoder(torch.zeros(1, 3, resolution, resolution)).values.shape == (1, tokens, 128)
+
+
+def shaped(table, old, rows, columns):
+    """Positions for another shape as GenerativeImage2Text interpolates them: bicubic, without antialiasing."""
+    grid = table[1:].reshape(old, old, -1).permute(2, 0, 1)[None]
+    grid = functional.interpolate(grid, size=(rows, columns), mode="bicubic")
+    return torch.cat([table[:1], grid[0].permute(1, 2, 0).reshape(rows * columns, -1)])
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (48, 16), (48, 48), (16, 64)])
+def test_a_vit_sees_other_shapes_with_its_positions_interpolated(tmp_path, height, width):
+    tensors = clip_file(tmp_path / "clip.safetensors", VIT)
+    own = tensors["positional_embedding"]
+    pixels = torch.randn(2, 3, height, width)
+    tensors["positional_embedding"] = shaped(own, 4, height // 8, width // 8)
+    tokens = vit_tokens(tensors, pixels, patch=8, layers=2, heads=2)
+    grid = build_image_encoder(custom(VIT), tmp_path / "clip.safetensors").eval()
+    pooled = build_image_encoder(custom(VIT, "pooled"), tmp_path / "clip.safetensors").eval()
+    for encoder in (grid, pooled):
+        encoder.take(32, any_shape=True)
+    with torch.no_grad():
+        features = grid(pixels)
+        torch.testing.assert_close(features.values, tokens, atol=ATOL, rtol=0)
+        torch.testing.assert_close(pooled(pixels).values, tokens[:, :1] @ tensors["proj"], atol=ATOL, rtol=0)
+    assert features.mask.shape == (2, 1 + height * width // 64)
+    assert torch.equal(grid.visual.positional_embedding, own)  # its own table stays
+
+
+def test_a_resnet_sees_other_shapes(tmp_path):
+    tensors = clip_file(tmp_path / "clip.safetensors", RESNET)
+    pixels = torch.randn(2, 3, 64, 96)
+    cells = resnet_cells(tensors, pixels, RESNET["layers"])
+    tensors["attnpool.positional_embedding"] = shaped(tensors["attnpool.positional_embedding"], 2, 2, 3)
+    expected = attention_pooled(tensors, cells, heads=4)
+    grid = build_image_encoder(custom(RESNET), tmp_path / "clip.safetensors").eval()
+    pooled = build_image_encoder(custom(RESNET, "pooled"), tmp_path / "clip.safetensors").eval()
+    scale = cells.abs().max().item()
+    for encoder in (grid, pooled):
+        encoder.take(64, any_shape=True)
+    with torch.no_grad():
+        torch.testing.assert_close(grid(pixels).values, cells.flatten(2).transpose(1, 2), atol=ATOL * scale, rtol=0)
+        torch.testing.assert_close(pooled(pixels).values, expected, atol=ATOL * scale, rtol=0)
+
+
+@pytest.mark.parametrize("vision_cfg", [VIT, RESNET])
+@pytest.mark.parametrize("output", ["grid", "pooled"])
+def test_an_encoder_told_of_another_resolution_equals_one_built_for_it(tmp_path, vision_cfg, output):
+    clip_file(tmp_path / "clip.safetensors", vision_cfg)
+    built = build_image_encoder(custom(vision_cfg, output), tmp_path / "clip.safetensors", resolution=96).eval()
+    told = build_image_encoder(custom(vision_cfg, output), tmp_path / "clip.safetensors").eval()
+    told.take(96, any_shape=False)
+    pixels = torch.randn(1, 3, 96, 96)
+    assert (told.resolution, told.tokens, told.width) == (96, built.tokens, built.width)
+    assert torch.equal(told(pixels).values, built(pixels).values)
+    assert told.state_dict().keys() == built.state_dict().keys()
+
+
+def test_sides_of_other_shapes_are_whole_cells():
+    encoder = build_image_encoder(custom(VIT))
+    encoder.take(32, any_shape=True)
+    for height, width in ((32, 41), (4, 64), (0, 32)):
+        seen = rf"\[B, 3, 32, 32\], or of another shape in multiples of 8, and was given \[1, 3, {height}, {width}\]"
+        with pytest.raises(UsageError, match=seen):
+            encoder(torch.zeros(1, 3, height, width))
+
+
+def test_other_shapes_and_sizes_are_refused_where_positions_are_fixed():
+    vision_cfg = {"timm_model_name": "resnet18", "timm_pool": "abs_attn", "timm_proj": "", "image_size": 224}
+    encoder = build_image_encoder(custom(vision_cfg, "pooled", quick_gelu=False))
+    encoder.take(224, any_shape=False)
+    with pytest.raises(UsageError, match=r"takes squares of 224 pixels only: leave out 'test_respect_ratio_max'"):
+        encoder.take(224, any_shape=True)
+    with pytest.raises(UsageError, match="the image encoder takes images of 224 pixels only, not of 256"):
+        encoder.take(256, any_shape=False)
+
+
+def test_a_timm_tower_takes_squares_of_another_size():
+    encoder = build_image_encoder(custom(TIMM_VIT, quick_gelu=False))
+    encoder.take(64, any_shape=False)
+    assert encoder(torch.zeros(1, 3, 64, 64)).values.shape == (1, 17, 192)
+    with pytest.raises(UsageError, match="takes squares of 64 pixels only"):
+        encoder.take(64, any_shape=True)
+
+
+def test_a_size_that_patches_do_not_divide_is_refused():
+    with pytest.raises(UsageError, match=r"test_crop_size 36 is not a multiple of the patch size 8 of the image enc"):
+        build_image_encoder(custom(VIT)).take(36, any_shape=False)
 
 
 @pytest.mark.parametrize(("output", "tokens"), [("grid", 9), ("pooled", 1)])

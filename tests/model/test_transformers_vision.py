@@ -78,13 +78,14 @@ def encoder(folder: Path, output="grid", resolution=None, **others):
 
 def flat_patches(pixels, patch):
     """NaFlex's own form of images: for each its patches row by row, a patch's values in order height, width, colour."""
-    side = pixels.shape[2] // patch
+    height, width = (side // patch for side in pixels.shape[2:])
     rows = [
         pixels[:, :, patch * y : patch * (y + 1), patch * x : patch * (x + 1)].permute(0, 2, 3, 1).flatten(1)
-        for y in range(side)
-        for x in range(side)
+        for y in range(height)
+        for x in range(width)
     ]
-    return torch.stack(rows, dim=1), torch.ones(len(pixels), side * side), torch.tensor([[side, side]] * len(pixels))
+    mask = torch.ones(len(pixels), height * width)
+    return torch.stack(rows, dim=1), mask, torch.tensor([[height, width]] * len(pixels))
 
 
 def asked_directly(kind, model, pixels):
@@ -122,6 +123,27 @@ def test_grid_and_pooled_equal_the_model_asked_directly(kind, resolution, folder
         torch.testing.assert_close(patches(pixels).values, rows, atol=ATOL, rtol=0)
         torch.testing.assert_close(pooled(pixels).values[:, 0], row, atol=ATOL, rtol=0)
         assert (grid.bfloat16()(pixels).values.float() - whole).abs().max() > ATOL, "bf16 must not pass"
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_images_of_another_shape_and_resolution_are_taken_on_request(kind, folder):
+    model, path = folder(kind)
+    pixels = torch.randn(2, 3, 64, 160)
+    rows, class_token, row = asked_directly(kind, model, pixels)
+    grid, pooled = encoder(path, "grid"), encoder(path, "pooled")
+    with pytest.raises(UsageError, match=r"takes pixels .* given \[2, 3, 64, 160\]"):
+        grid(pixels)
+
+    grid.take(96, any_shape=True)
+    pooled.take(96, any_shape=True)
+
+    whole = rows if class_token is None else torch.cat([class_token, rows], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(grid(pixels).values, whole, atol=ATOL, rtol=0)
+        torch.testing.assert_close(pooled(pixels).values[:, 0], row, atol=ATOL, rtol=0)
+        assert grid.tokens == grid(torch.zeros(1, 3, 96, 96)).values.shape[1]
+    with pytest.raises(UsageError, match="test_crop_size 100 is not a multiple of the patch size"):
+        grid.take(100, any_shape=False)
 
 
 @pytest.mark.parametrize("kind", MODELS)

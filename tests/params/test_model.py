@@ -62,6 +62,15 @@ def test_what_the_file_leaves_out_is_clip_s() -> None:
             {"transform": {"mean": [0.5, 0.5], "std": [1, 0, 1]}},
             "transform: 'mean': expected 3 numbers, one for each of R, G and B, found 2",
         ),
+        (
+            {"transform": {"longest": 640}},
+            "transform: 'longest': goes with 'resize': 'keep', found 'crop'",
+        ),
+        (
+            {"transform": {"resize": "keep", "longest": 200}},
+            "transform: 'longest': expected at least the resolution 224, found 200",
+        ),
+        ({"transform": {"resize": "pad"}}, "'transform.resize': expected one of crop, squash, keep, found 'pad'"),
         ({"transform": {"std": [1, 0, 1]}}, "transform: 'std': expected numbers above 0, found [1.0, 0.0, 1.0]"),
         (
             {"image_encoder": {"name": "custom"}},

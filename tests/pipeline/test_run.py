@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from git_caption.errors import DataError, JobFailed, UsageError
 from git_caption.pipeline.run import Summary, run
+from git_caption.pipeline.workers import read_chunks
 from git_caption.samples.sample import Failure
 from git_caption.tsv.file import TsvFile
 
@@ -253,6 +256,34 @@ def test_a_manifest_that_is_none_is_refused(out: Path) -> None:
     with pytest.raises(UsageError, match=r"manifest\.json is not a manifest of parts; give 'resume': False"):
         go(out, Letters(600), settings={})
     go(out, Letters(600), settings={}, resume=False)
+
+
+def test_a_worker_that_hangs_ends_the_run_which_can_be_resumed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = out.with_name("once")
+    out.parent.mkdir()
+    monkeypatch.setattr("git_caption.pipeline.run.read_chunks", partial(read_chunks, hang_seconds=1.5))
+    source = Hanging(1000, once)
+    with pytest.raises(
+        JobFailed, match=r"process died, or hung for 1\.5 s, at or soon after row 697 of .*kept: run th"
+    ):
+        run(source, twice, out, {}, num_workers=1)
+    summary = run(source, twice, out, {}, num_workers=1)
+    assert summary.resumed_chunks == 2
+    assert out.read_text().splitlines() == expected(1000)
+
+
+class Hanging(Letters):
+    """`Letters` whose row 700 hangs the worker that reads it first."""
+
+    def __init__(self, rows: int, once: Path) -> None:
+        super().__init__(rows)
+        self.once = once
+
+    def read(self, row: int) -> int | Failure:
+        if row == 700 and not self.once.exists():
+            self.once.touch()
+            time.sleep(1000)
+        return super().read(row)
 
 
 def test_half_written_parts_do_not_count(out: Path) -> None:

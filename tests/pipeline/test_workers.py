@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ class Rows:
             raise DataError("a.tsv:18: keys differ")
         if self.act == "bug" and row == 17:
             raise ZeroDivisionError("in a worker")
+        if self.act == "die" and row == 17:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.act == "hang" and row == 17:
             time.sleep(1000)
         return row, os.getpid(), "torch" in sys.modules
@@ -98,6 +101,15 @@ def test_a_worker_that_hangs_is_ended() -> None:
     with pytest.raises(JobFailed, match=r"died, or hung for 2 s, at or soon after row \d+ of a\.tsv, b\.tsv"):
         rows_read(Rows("hang"), 1, hang_seconds=2)
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.5])
+def test_a_worker_that_dies_is_told_with_the_row_also_when_it_was_found_dead_later(pause: float) -> None:
+    reader = read_chunks(Rows("die"), range(10), ten, 1)
+    assert [row for row, _, _ in next(reader)[1]] == list(range(10))
+    time.sleep(pause)
+    with pytest.raises(JobFailed, match=r"process died, or hung for 300 s, at or soon after row 11 of a\.tsv, b\.tsv"):
+        next(reader)
 
 
 def test_closing_early_ends_workers_at_once() -> None:

@@ -127,6 +127,11 @@ def test_a_run_goes_on_from_a_checkpoint_with_other_parts_trained(data, tmp_path
     assert main(["--config", _config(data, tmp_path / "third", init_from=str(tmp_path / "first"))]) == 2
     assert "'image_encoder': 'init_from' brings it; leave one of them out" in capsys.readouterr().err
 
+    written[0]["transform"]["resize"] = "keep"
+    (tmp_path / "first" / "config.json").write_text(json.dumps(written[0]))
+    assert main(["--config", config]) == 2
+    assert "its transform keeps the shape of images ('resize': 'keep'), and training takes" in capsys.readouterr().err
+
 
 def test_a_run_needs_an_encoder_and_a_language_model_or_a_checkpoint(data, tmp_path, capsys):
     assert main(["--config", _config(data, tmp_path / "x", image_encoder=None, language_model=None)]) == 2

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
-from concurrent.futures import ThreadPoolExecutor
+import random
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,54 @@ def test_a_file_rewritten_in_place_while_open_is_noticed(tmp_path: Path) -> None
     os.truncate(tmp_path / "rows.tsv", 8)
     with pytest.raises(DataError, match=r"rows\.tsv:2: bytes 6 to 12 are not one line"):
         file[1]
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    """The definition: what stands between newlines, without a carriage return before one and a byte order mark."""
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    lines = [line.removesuffix(b"\r") for line in lines]
+    return [lines[0].removeprefix(b"\xef\xbb\xbf"), *lines[1:]] if lines else []
+
+
+@pytest.mark.runs(2000)
+def test_any_bytes_are_rows_or_data_errors_also_with_any_index(tmp_path: Path, runs: int) -> None:
+    source = random.Random(1)
+    pieces = [b"\n", b"\r\n", b"\t", b"a", b"\xc3\xa9", b"\xff", b"\r", b"\xef\xbb\xbf", b"", b"key\tvalue\n"]
+    for number in range(runs):
+        path = tmp_path / f"{number}.tsv"
+        data = b"".join(source.choices(pieces, k=source.randrange(30)))
+        path.write_bytes(data)
+        if number % 2:  # an index of something else, not older than the file
+            offsets = sorted(source.sample(range(60), source.randrange(8)))
+            path.with_suffix(".lineidx.8b").write_bytes(b"".join(o.to_bytes(8, "little") for o in [0, *offsets]))
+        lines = lines_of(data)
+        file = TsvFile(path)
+        if len(file) != len(lines):  # an index of some of the lines only fits by chance, until a row is read
+            assert number % 2
+            with pytest.raises(DataError, match="are not one line"):
+                list(file)
+            continue
+        for row, line in enumerate(lines):
+            assert file.raw(row) == line
+            try:
+                assert "\t".join(file[row]).encode() == line
+            except DataError as error:
+                assert f"{number}.tsv:{row + 1}: " in str(error)
+                assert not line or b"\xff" in line
+
+
+def test_processes_that_index_a_file_at_once_all_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(b"".join(b"%d\tv\n" % number for number in range(50_000)))
+    with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
+        assert list(pool.map(last_key, [path] * 8)) == ["49999"] * 8
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["rows.lineidx", "rows.lineidx.8b", "rows.tsv"]
+
+
+def last_key(path: Path) -> str:
+    return TsvFile(path)[49_999][0]
 
 
 def test_threads_share_one_file(tmp_path: Path) -> None:

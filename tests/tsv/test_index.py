@@ -30,6 +30,19 @@ def test_names_replace_the_last_extension_only() -> None:
     assert index.index_paths("a/b.img.tsv") == (Path("a/b.img.lineidx"), Path("a/b.img.lineidx.8b"))
 
 
+@given(st.sets(st.integers(0, 2**62) | st.integers(0, 20_000).map(lambda n: 10 ** (n % 19) + n // 100), max_size=40))
+def test_offsets_are_written_as_decimals_and_as_int64(tmp_path_factory: pytest.TempPathFactory, seen: set[int]) -> None:
+    path = tmp_path_factory.mktemp("written") / "rows.tsv"
+    offsets = sorted(seen)
+    writer = index.IndexWriter(path)
+    writer.extend(np.array(offsets[:7], dtype=np.int64))
+    writer.extend(np.array(offsets[7:], dtype=np.int64))
+    writer.commit(0)
+    decimal, binary = index.index_paths(path)
+    assert decimal.read_text() == "".join(f"{offset}\n" for offset in offsets)
+    assert binary.read_bytes() == struct.pack(f"<{len(offsets)}q", *offsets)
+
+
 @pytest.fixture
 def tsv(tmp_path: Path) -> Path:
     path = tmp_path / "rows.tsv"

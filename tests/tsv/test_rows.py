@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from git_caption.errors import DataError
 from git_caption.tsv.rows import (
@@ -68,6 +71,12 @@ def test_rows_are_parsed() -> None:
         (parse_image_row, ["k", "/w A="], r"^f:9: column 2 is not base64 \(.*it begins '/w A='\)"),
         (parse_image_row, ["k", "é"], r"^f:9: column 2 is not base64 \(characters outside ASCII; it begins 'é'\)"),
         (parse_caption_row, ["k", "{bad"], r"^f:9: column 2 is not JSON \(Expecting property.*begins '\{bad'\), exp"),
+        (
+            parse_question_row,
+            ["k", r'[{"question_id": 1, "question": "what \ud83d?"}]'],
+            r"^f:9: column 2 holds '\\ud83d', half of a character, expected Unicode text$",
+        ),
+        (parse_caption_row, ["k", r'[{"caption": "\udc00"}]'], r"^f:9: column 2 holds '\\udc00', half of a character"),
         (parse_caption_row, ["k", ""], r"^f:9: column 2 is not JSON \(Expecting value"),
         (parse_caption_row, ["k", "[" * 100_000], r"^f:9: column 2 is not JSON \(nested too deep"),
         (parse_caption_row, ["k", '"text"'], r'^f:9: column 2 holds "text", expected a list of \{"caption": text\}$'),
@@ -91,6 +100,22 @@ def test_rows_are_parsed() -> None:
 def test_other_content_is_refused_with_place_and_value(parse, columns: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         parse(columns, "f:9")
+
+
+def test_characters_written_as_two_escapes_are_one() -> None:
+    assert parse_caption_row(["k", r'[{"caption": "\ud83d\ude00 \\ud800"}]'], "f:1").captions == ("😀 \\ud800",)
+
+
+@given(st.text(max_size=30) | st.binary(max_size=30).map(lambda data: data.decode("utf-8", "surrogateescape")))
+@example('[{"caption": 1e999}]')
+@example('[{"question_id": 1, "question": "q", "question": NaN}]')
+@example('[{"question_id": ' + "1" * 5000 + "}]")
+def test_any_text_is_a_row_or_a_data_error(text: str) -> None:
+    for parse in (parse_image_row, parse_caption_row, parse_question_row):
+        with suppress(DataError):
+            parse(["k", text], "f:1")
+    with suppress(DataError):
+        parse_answer_row([text], "f:1")
 
 
 def test_long_values_are_shortened_in_messages() -> None:
