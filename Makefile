@@ -16,7 +16,7 @@ RUNTIME := $(VENV)/runtime-$(shell (echo '$(TORCH_INDEX)'; cat $(RUNTIME_LOCKS))
 DEV := $(VENV)/dev-$(shell cksum < requirements/dev.lock | cut -d ' ' -f 1).stamp
 
 # Each prints its own report; a new file in benchmarks/ is run too.
-BENCHMARKS := $(wildcard benchmarks/*.py)
+BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*.py)))
 
 .PHONY: help caption test slow checks bench shapes lock clean
 
@@ -43,7 +43,7 @@ slow: $(DEV)
 	$(PY) -m pytest --slow -m 'slow or runs'
 
 bench: $(RUNTIME)
-	for program in $(BENCHMARKS); do echo "== $$program"; PYTHONPATH=. $(PY) $$program || exit 1; done
+	for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
 
 shapes: $(RUNTIME)
 	$(PY) inference.py -p "{'type': 'make_shapes', 'out_dir': 'data/shapes'}"

@@ -21,6 +21,7 @@ import numpy as np
 from git_caption.tsv import index
 from git_caption.tsv.file import TsvFile
 
+ROOT = Path(__file__).resolve().parents[1]
 ROWS = 1_000_000
 IMAGES = 10_000
 IMAGE_CHARACTERS = 40_000  # a picture of 30 kB in base64
@@ -106,7 +107,7 @@ def growth(opened: Callable[[Path], TsvFile | OldFile], path: Path) -> float:
 def growth_in_a_new_process(way: str, path: Path) -> float:
     """`growth` where nothing was read before."""
     command = [sys.executable, "-m", "benchmarks.tsv", "--growth", way, str(path)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
 def figures(folder: Path, rows: int, images: int, repeats: int) -> Iterator[str]:

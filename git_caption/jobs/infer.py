@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -134,9 +134,10 @@ def _write(
         "device": captioner.device.type,
         "exact_decode": running.exact_decode,
     }
-    return run(
+    captioning = Captioning(captioner, decoding, running.batch_size, answers=answers)
+    summary = run(
         source,
-        Captioning(captioner, decoding, running.batch_size, answers=answers),
+        captioning,
         out,
         settings,
         num_workers=running.workers,
@@ -144,6 +145,7 @@ def _write(
         max_errors=running.max_errors,
         resume=running.resume,
     )
+    return replace(summary, halved=captioning.halved)
 
 
 def _digest(texts: Sequence[str]) -> str | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from git_caption.captioner.captioner import Captioner, Features, Generated, Identity
-from git_caption.errors import DataError
+from git_caption.errors import DataError, JobFailed
 from git_caption.params.decoding import Decoding
 from git_caption.pipeline.batches import plan
 from git_caption.samples.sample import Failure, ImageSample
@@ -21,7 +23,11 @@ Row = tuple[int, str, Identity]  # number of the image, prompt, what sampling is
 class Captioning:
     """Captions the samples of a chunk, or answers their questions.
 
-    What a row gets depends on the chunk and the batch size alone.
+    What a row gets depends on the chunk and the batch size alone, unless the device's memory is too small for a batch:
+    then its halves are computed one after the other.
+
+    Attributes:
+        halved: how often a batch was halved.
     """
 
     def __init__(self, captioner: Captioner, decoding: Decoding, batch_size: int, *, answers: bool) -> None:
@@ -29,10 +35,14 @@ class Captioning:
         self.decoding = decoding
         self.batch_size = batch_size
         self.answers = answers
+        self.halved = 0
 
     def __call__(self, samples: list[ImageSample]) -> list[Lines | Failure]:
-        """The lines of each sample, in order; a Failure where a prompt does not fit the language model."""
-        features = self.captioner.encode_many([sample.pixels for sample in samples], self.batch_size)
+        """The lines of each sample, in order; a Failure where a prompt does not fit the language model.
+
+        Raises JobFailed where the device's memory is too small for a single row.
+        """
+        features = self._encoded([sample.pixels for sample in samples], self.batch_size)
         rows = [(image, prompt, identity) for image, s in enumerate(samples) for prompt, identity in self._asked(s)]
         lengths = [len(self.captioner.prompt_ids(prompt)) for _, prompt, _ in rows]
         texts: list[list[Generated] | DataError] = [[]] * len(rows)
@@ -41,6 +51,14 @@ class Captioning:
                 texts[index] = found
         following = iter(texts)
         return [self._lines(sample, following) for sample in samples]
+
+    def _encoded(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
+        """The features of images, in smaller batches where memory is short."""
+        try:
+            return self.captioner.encode_many(pixels, batch_size)
+        except torch.OutOfMemoryError as error:
+            self._note_shortage(batch_size, error)
+        return self._encoded(pixels, batch_size // 2)  # not above: there the error holds on to memory
 
     def _generated(self, features: Features, rows: Sequence[Row]) -> list[list[Generated] | DataError]:
         """The texts of some rows; where one of them cannot be computed the rest is, one by one."""
@@ -51,7 +69,21 @@ class Captioning:
         except DataError as error:
             if len(rows) == 1:
                 return [error]
-            return [found for row in rows for found in self._generated(features, [row])]
+            parts = [[row] for row in rows]
+        except torch.OutOfMemoryError as error:
+            self._note_shortage(len(rows), error)
+            parts = [list(rows[: len(rows) // 2]), list(rows[len(rows) // 2 :])]
+        del chosen
+        return [found for part in parts for found in self._generated(features, part)]
+
+    def _note_shortage(self, size: int, error: torch.OutOfMemoryError) -> None:
+        if size == 1:
+            first_line = str(error).strip().splitlines()[0]
+            raise JobFailed(
+                f"the memory of {self.captioner.device} does not hold the computation of one row ({first_line}); "
+                "committed chunks are kept: run the same command again where more is free"
+            ) from error
+        self.halved += 1
 
     def _lines(self, sample: ImageSample, texts: Iterator[list[Generated] | DataError]) -> Lines | Failure:
         """The output lines of a sample, from the next of `texts`; what failed is left empty."""

@@ -25,7 +25,7 @@ Lines = Sequence[Sequence[str]]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `errors_path` is None where no row failed."""
+    """What a run did. `errors_path` is None where no row failed; `halved` counts batches too large for the memory."""
 
     out: Path
     rows: int
@@ -35,6 +35,7 @@ class Summary:
     resumed_chunks: int
     seconds: float
     errors_path: Path | None
+    halved: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.out}: {self.rows} rows, {self.lines} lines, {self.seconds:.1f} s"]
@@ -42,6 +43,8 @@ class Summary:
             parts.append(f"{self.resumed_chunks} of {self.chunks} chunks from an earlier run")
         if self.errors_path is not None:
             parts.append(f"{self.skipped} rows skipped, listed in {self.errors_path}")
+        if self.halved:
+            parts.append(f"{self.halved} batches halved for lack of memory")
         return "; ".join(parts)
 
 
