@@ -75,6 +75,7 @@ class Captioner:
         quantization: Quantization | None = None,
         device: str = "auto",
         dtype: Dtype = "auto",
+        device_map: DeviceMap | None = None,
     ) -> Captioner:
         """Load a captioner.
 
@@ -88,6 +89,7 @@ class Captioner:
             quantization: of the language model's weights; None is as the checkpoint says.
             device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
             dtype: of weights and activations; `auto` is float32 on a CPU, bfloat16 on a GPU.
+            device_map: over which devices the language model is spread; the other parts are on `device`.
 
         Raises:
             UsageError: a path that is not there, or keys that contradict what the path says.
@@ -105,6 +107,7 @@ class Captioner:
                 quantization=quantization,
                 device=on,
                 dtype=dtype_of(dtype, on),
+                device_map=device_map,
             )
         )
 

@@ -163,7 +163,11 @@ def _language_model(
         return build_language_model(config, None, torch.float32, device), config
     folder = hub.resolve_language_model(config.name)
     source = None if trained else WeightsSource(config.name, sha256=checkpoint.weights_sha256(folder))
-    return build_language_model(config, folder, torch.float32, device), replace(config, weights=source)
+    model = build_language_model(config, folder, torch.float32, device)
+    held = language.quantization_of(model.config.to_diff_dict())
+    if trained and held != "none":
+        raise UsageError(f"'train_language_model': {config.name} is in {held} and cannot be trained, only kept frozen")
+    return model, replace(config, weights=source, quantization=held)
 
 
 def _set_trained(part: nn.Module, trained: bool) -> None:

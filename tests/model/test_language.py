@@ -12,8 +12,8 @@ from git_caption.model.language import (
     build_language_model,
     check_context,
     context_length,
+    converted,
     position_ids,
-    quantized,
     width,
 )
 from git_caption.params.model import LanguageModelConfig
@@ -169,7 +169,7 @@ def test_quantized_models_run_on_a_cpu_close_to_full_precision(tmp_path, family,
     config = LanguageModelConfig(name=family, quantization=quantization)
 
     loaded = build_language_model(config, tmp_path)
-    remade = quantized(model, quantization, torch.float32, "cpu")
+    remade = converted(model, quantization, torch.float32, "cpu")
 
     kinds = [type(module).__name__ for name, module in loaded.named_modules() if "layers.0." in name or "h.0." in name]
     assert kinds.count(layer) >= 4
@@ -202,7 +202,7 @@ def test_gradients_reach_a_prefix_through_a_quantized_model(tmp_path):
 def test_no_quantization_leaves_the_model_as_it_is():
     model = build_language_model(embedded("gpt2"))
 
-    assert quantized(model, "none", torch.float32, "cpu") is model
+    assert converted(model, "none", torch.float32, "cpu") is model
 
 
 def test_quantization_that_is_unknown_or_not_installed_is_refused(tmp_path, monkeypatch):
