@@ -38,7 +38,8 @@ CHATML = (
 )
 # as Qwen3's: without thinking the answer begins after an empty thought
 THINKING = CHATML.replace(
-    "assistant\n", "assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    "assistant\n",
+    "assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}",
 )
 # as LLaMA 3.2's: the template writes the begin token, and the day
 HEADERS = (
@@ -115,7 +116,9 @@ def write(folder: Path, name: str, seed: int = 0) -> Path:
     family.layout(folder, family)
     (folder / "tokenizer_config.json").write_text(json.dumps(family.settings))
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family.model_type, vocab_size=VOCABULARY, tie_word_embeddings=family.tied, **family.sizes)
+    config = AutoConfig.for_model(
+        family.model_type, vocab_size=VOCABULARY, tie_word_embeddings=family.tied, **family.sizes
+    )
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # large enough that texts differ from image to image
         for parameter in model.parameters():

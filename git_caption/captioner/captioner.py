@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,17 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from git_caption.captioner import checkpoint
-from git_caption.captioner.loading import Dtype, Quantization, device_of, dtype_of, load
+from git_caption.captioner.loading import Dtype, device_of, dtype_of, load
 from git_caption.decoding.generate import Generated, Identity, generate
 from git_caption.errors import DataError, UsageError
 from git_caption.images.decode import decode
 from git_caption.images.transform import Transform, normalise
+from git_caption.model.device_map import DeviceMap
+from git_caption.model.language import Quantization
 from git_caption.model.vision import Features
 from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
 from git_caption.params.schema import parse
-from git_caption.text.prompts import render
-from git_caption.text.tokenizer import encode_prompt
+from git_caption.text.prompts import prompt_ids, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +58,13 @@ class Captioner:
         tokenizer: PreTrainedTokenizerBase,
         fingerprint: str = "",
     ) -> None:
-        """Join parts that are there already; `load` reads them from a path."""
+        """Join parts that are there already; `load` reads them from a path.
+
+        Raises:
+            UsageError: prompts are a chat, and the tokenizer has no template for it.
+        """
+        if config.prompt.chat:
+            prompt_ids(tokenizer, config.prompt, "")
         self.config = config
         self.network = network
         self.tokenizer = tokenizer
@@ -110,6 +118,19 @@ class Captioner:
                 device_map=device_map,
             )
         )
+
+    def with_chat(self, chat: bool | None = None, system: str | None = None) -> Captioner:
+        """The same captioner with prompts that are a chat, or are plain text; None is as they are.
+
+        Raises:
+            UsageError: the tokenizer has no chat template, or a system message without a chat.
+        """
+        own = self.config.prompt
+        chat = own.chat if chat is None else chat
+        prompt = replace(own, chat=chat, system=(own.system if chat else "") if system is None else system)
+        for _, fault in prompt.check():
+            raise UsageError(fault)
+        return Captioner(replace(self.config, prompt=prompt), self.network, self.tokenizer, self.fingerprint)
 
     def save(self, folder: str | Path) -> None:
         """Write the captioner as a checkpoint directory. Raises as `checkpoint.save`."""
@@ -226,8 +247,8 @@ class Captioner:
         return render(self.config.prompt.question, question)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """The token ids of a prompt."""
-        return encode_prompt(self.tokenizer, prompt)
+        """The token ids of a prompt, in the chat template where prompts are a chat."""
+        return prompt_ids(self.tokenizer, self.config.prompt, prompt)
 
     @property
     def transform(self) -> Transform:

@@ -86,7 +86,9 @@ def load(
     network, sources = _network(config, checkpoint.read_weights(folder), str(folder), device, dtype, device_map)
     held = quantization_of(network.language_model.config.to_diff_dict())
     if quantization == "none" and held != "none":
-        raise UsageError(f"{folder}: the language model is stored in {held}, quantization 'none' cannot be had: leave it out")
+        raise UsageError(
+            f"{folder}: the language model is stored in {held}, quantization 'none' cannot be had: leave it out"
+        )
     config = replace(config, language_model=replace(config.language_model, quantization=held))
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder))
     return config, network, tokenizer, _fingerprint(checkpoint.weights_sha256(folder), config, sources)
@@ -197,7 +199,7 @@ def _network(
     checkpoint.fill(config, network, tensors, source)
     if stored:  # quantized, or moved, once the weights are in place
         bits = config.language_model.quantization
-        network.language_model = converted(language_model, bits, dtype, device, device_map)
+        network.language_model = converted(language_model, bits, dtype, device, device_map, source)
     network.image_encoder.to(device)
     network.mapper.to(device)
     return network.eval().requires_grad_(False), sources

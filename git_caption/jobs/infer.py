@@ -18,8 +18,9 @@ import numpy.typing as npt
 from git_caption.captioner.captioner import Captioner
 from git_caption.decoding.generate import Generated, Identity
 from git_caption.errors import DataError, JobFailed, UsageError
+from git_caption.model.device_map import DeviceMap
 from git_caption.params.decoding import Decoding, Task
-from git_caption.params.infer import CocoParams, ModelParams, SingleImageParams, SingleTsvParams
+from git_caption.params.infer import ChatParams, CocoParams, ModelParams, SingleImageParams, SingleTsvParams
 from git_caption.params.running import RunningParams
 from git_caption.pipeline.captioning import Captioning, caption_entries
 from git_caption.pipeline.run import Summary, run
@@ -36,7 +37,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 def single_tsv(params: SingleTsvParams) -> None:
     """Caption every row of an image TSV, or answer its questions, into a TSV in the same order."""
-    captioner = load_captioner(params.model, params.running)
+    captioner = load_captioner(params.model, params.prompting, params.running)
     source = ImageTsvSource(
         params.image_tsv, params.question_tsv, captioner.transform, exif=captioner.config.transform.exif
     )
@@ -51,7 +52,7 @@ def single_tsv(params: SingleTsvParams) -> None:
 
 def single_image(params: SingleImageParams) -> None:
     """Print the caption of an image, or the answer to a question about it; a line for each of several images."""
-    captioner = load_captioner(params.model, params.running)
+    captioner = load_captioner(params.model, params.prompting, params.running)
     task: Task = "answer" if params.prompt else "caption"
     decoding = captioner.decoding(params.decoding, task)
     prompt = captioner.question_prompt(params.prompt) if params.prompt else captioner.caption_prompt()
@@ -78,7 +79,7 @@ def single_image(params: SingleImageParams) -> None:
 
 def coco(params: CocoParams) -> None:
     """Caption a split of COCO into a result JSON; a TSV of the same captions stays beside it."""
-    captioner = load_captioner(params.model, params.running)
+    captioner = load_captioner(params.model, params.prompting, params.running)
     source = CocoImages(
         params.data_dir, params.data_type, params.p_test, captioner.transform, exif=captioner.config.transform.exif
     )
@@ -95,13 +96,15 @@ def coco(params: CocoParams) -> None:
     print(f"{params.out_file}: {len(results)} captions")
 
 
-def load_captioner(model: ModelParams, running: RunningParams) -> Captioner:
+def load_captioner(model: ModelParams, prompting: ChatParams, running: RunningParams) -> Captioner:
     """The captioner of these parameters; the last one loaded is kept for the next job of the same command."""
-    return _loaded(model, running.device, running.dtype, running.quantization)
+    spread = None if running.device_map is None else json.dumps([running.device_map, running.max_memory])
+    captioner = _loaded(model, running.device, running.dtype, running.quantization, spread)
+    return captioner.with_chat(prompting.chat, prompting.system)
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any) -> Captioner:
+def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any, spread: str | None) -> Captioner:
     return Captioner.load(
         model.model_path,
         image_encoder_type=model.image_encoder_type,
@@ -112,6 +115,7 @@ def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any) -> C
         quantization=quantization,
         device=device,
         dtype=dtype,
+        device_map=None if spread is None else DeviceMap(*json.loads(spread)),
     )
 
 
@@ -127,6 +131,7 @@ def _write(
     """Run a source through the captioner into `out`."""
     settings = {
         "model": captioner.fingerprint,
+        "prompt": asdict(captioner.config.prompt),
         "decoding": {**asdict(decoding), "allowed_texts": _digest(decoding.allowed_texts)},
         "answers": answers,
         "batch_size": running.batch_size,

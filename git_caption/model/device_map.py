@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.modeling import convert_file_size_to_int
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from git_caption.errors import UsageError
@@ -20,8 +21,8 @@ class DeviceMap:
     """Which module of a language model goes where.
 
     Attributes:
-        modules: `auto`, `balanced`, `balanced_low_0` or `sequential`; or names of modules with the device of each: a GPU's
-            number, a device's name, or `disk`.
+        modules: `auto`, `balanced`, `balanced_low_0` or `sequential`; or names of modules with the device of each: the
+            number of a GPU, the name of a device, or `disk`.
         max_memory: what accelerate may use of a device: bytes, or a text as `10GiB`; of the others, all there is.
     """
 
@@ -32,11 +33,15 @@ class DeviceMap:
         """What `from_pretrained` takes, checked against the model of a folder and the devices of this machine.
 
         Raises:
-            UsageError: a device that is not there, a module that the model has not, or one that is given no device;
-                all listed.
+            UsageError: a device that is not there, a module that the model has not, a tensor that is given no device
+                or two, a bound that is no size; all listed.
         """
-        limits = {_numbered(name): limit for name, limit in (self.max_memory or {}).items()}
+        limits = {_numbered(name): _bytes(limit) for name, limit in (self.max_memory or {}).items()}
         faults = [f"'max_memory': {fault}" for fault in _absent(limits)]
+        if any(limit is None for limit in limits.values()):
+            faults.append(
+                f"'max_memory': expected bytes or texts as 10GiB or 500MB, found {dict(self.max_memory or {})}"
+            )
         modules: Any = self.modules
         if not isinstance(self.modules, str):
             modules = {name: _numbered(device) for name, device in self.modules.items()}
@@ -52,7 +57,15 @@ def _numbered(device: Device) -> Device:
     return int(text) if text.isdecimal() else device
 
 
-def _absent(devices: Any) -> Iterator[str]:
+def _bytes(size: int | str) -> int | None:
+    """A size in bytes; None where the text is none."""
+    try:
+        return int(convert_file_size_to_int(size))
+    except ValueError:
+        return None
+
+
+def _absent(devices: Iterable[Device]) -> Iterator[str]:
     seen = torch.cuda.device_count()
     for device in dict.fromkeys(devices):
         if isinstance(device, int):
@@ -66,23 +79,31 @@ def _absent(devices: Any) -> Iterator[str]:
 
 
 def _misfits(folder: Path, modules: Mapping[str, Device]) -> Iterator[str]:
-    """Names that the model has not, and parameters that no name covers."""
+    """Names that the model has not, parameters that no name covers, and tied ones that would be torn apart."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))  # type: ignore[no-untyped-call]
-    parameters = dict(model.named_parameters())
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     known = {*dict(model.named_modules()), *parameters}
-    for name in modules:
-        if name not in known:
-            yield f"the language model has no module {name!r}; its parts are {', '.join(_parts(model))}"
-    bare = [name for name in parameters if not any(_within(name, module) for module in modules)]
-    if bare:
-        yield f"no device for {bare[0]}" + (f" and {len(bare) - 1} more parameters" if bare[1:] else "")
+    unknown = [name for name in modules if name not in known]
+    if unknown:
+        yield f"the language model has no {', '.join(unknown)}; its modules are {', '.join(_modules(model))}"
+    places = {name: _place(name, modules) for name in parameters}
+    if bare := [name for name, place in places.items() if place is None]:
+        yield f"no device for {bare[0]}" + (f" and {len(bare) - 1} more tensors" if bare[1:] else "")
+    first: dict[int, str] = {}
+    for name, parameter in parameters.items():
+        other = first.setdefault(id(parameter), name)
+        if places[name] != places[other] and None not in (places[name], places[other]):
+            yield f"{other} and {name} are one tensor and have two devices, {places[other]} and {places[name]}"
 
 
-def _within(name: str, module: str) -> bool:
-    return module in ("", name) or name.startswith(f"{module}.")
+def _place(name: str, modules: Mapping[str, Device]) -> Device | None:
+    """The device of a parameter: that of the longest name of a module around it."""
+    around = [module for module in modules if module in ("", name) or name.startswith(f"{module}.")]
+    return modules[max(around, key=len)] if around else None
 
 
-def _parts(model: Any) -> list[str]:
-    """Names to begin from: the modules at the top, and those one below."""
+def _modules(model: Any) -> list[str]:
+    """The names to begin from: those at the top and one below."""
     return [name for name, _ in model.named_modules() if name and name.count(".") < 2]

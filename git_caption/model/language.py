@@ -69,17 +69,19 @@ def converted(
     dtype: torch.dtype,
     device: torch.device | str,
     device_map: DeviceMap | None = None,
+    source: str = "the language model",
 ) -> PreTrainedModel:
-    """A loaded model on `device` or spread over several, in 8 or 4 bits where asked. Raises as `build_language_model`.
+    """A loaded model on `device` or spread over several, in 8 or 4 bits where asked.
 
-    Quantizing and spreading are done while weights are read, so the model goes through a folder.
+    Quantizing and spreading are done while weights are read, so the model goes through a folder. Parameters and errors
+    are those of `build_language_model`; `source` is where the weights are from, for errors.
     """
     if quantization == "none" and device_map is None:
         return _on(model, device)
     with ExitStack() as stack, _quiet():
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="git_caption_language_model_"))
         model.save_pretrained(folder)
-        found = _from_folder(Path(folder), quantization, dtype, device, device_map, model.name_or_path)
+        found = _from_folder(Path(folder), quantization, dtype, device, device_map, source)
         _kept_for(found, stack)
         return found
 
@@ -127,6 +129,13 @@ def quantization_of(architecture: Mapping[str, Any] | None) -> Quantization:
         f"the language model is quantized by {stored.get('quant_method')!r}; "
         "expected full precision, or 8 or 4 bits of bitsandbytes"
     )
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where the model takes its embeddings; under a device map that is not where all of it is."""
+    embedding = model.get_input_embeddings()
+    moved_to = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)  # accelerate's, if it holds them
+    return torch.device(embedding.weight.device if moved_to is None else moved_to)  # type: ignore[arg-type]
 
 
 def width(model: PreTrainedModel) -> int:
@@ -204,7 +213,10 @@ def _from_folder(
     # generation_config.json may name end tokens that config.json does not; kept here they reach every checkpoint
     if model.generation_config is not None and model.generation_config.eos_token_id is not None:
         model.config.eos_token_id = model.generation_config.eos_token_id
-    return model.eval() if "device_map" in options else _on(model, device)
+    if "device_map" not in options:
+        model.to(device)  # type: ignore[arg-type]
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def _quantizing(
@@ -278,9 +290,13 @@ def _quiet() -> Iterator[None]:
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity(ERROR)
+    accelerate = getLogger("accelerate.big_modeling")  # says that weights are on the disk, as a device map asked
+    level = accelerate.level
+    accelerate.setLevel(ERROR)
     try:
         yield
     finally:
+        accelerate.setLevel(level)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -114,7 +114,7 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) ->
     others = [named] if isinstance(named, int) else named or []
     vocabulary = range(model.config.get_text_config().vocab_size)
     kept = [number for number in others if number in vocabulary and number != tokenizer.bos_token_id]
-    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *kept]))  # type: ignore[arg-type]
+    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *kept]))
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -221,7 +221,8 @@ def test_a_coco_split_is_captioned_into_a_result_file(model, captioner, pictures
 
 def test_a_captioner_is_loaded_once_for_the_jobs_of_a_command(model):
     first = _single(model, image_path=[model + "/config.json"])
-    assert infer.load_captioner(first.model, first.running) is infer.load_captioner(first.model, first.running)
+    loaded = [infer.load_captioner(first.model, first.prompting, first.running) for _ in range(2)]
+    assert loaded[0].network is loaded[1].network
 
 
 def test_gif_bytes_in_a_tsv_are_read_too(model, tmp_path):
