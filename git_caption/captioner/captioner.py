@@ -196,10 +196,18 @@ class Captioner:
         return self.generate(self._features(pixels), prompts, decoding, identities)
 
     def encode(self, pixels: Pixels) -> Features:
-        """The features of uint8[B, 3, R, R], as the transform gives them; on the captioner's device."""
+        """The features of uint8[B, 3, R, R], as the transform gives them; on the captioner's device.
+
+        Raises:
+            UsageError: they are more than the precision can hold.
+        """
         with torch.inference_mode():
             given = torch.as_tensor(pixels).to(self.device)
-            return self.network.encode(normalise(given, self.config.transform.mean, self.config.transform.std))
+            features = self.network.encode(normalise(given, self.config.transform.mean, self.config.transform.std))
+        if not bool(features.values.isfinite().all()):
+            name = str(features.values.dtype).removeprefix("torch.")
+            raise UsageError(f"the image encoder overflows in {name}: set 'dtype' to bfloat16 or float32")
+        return features
 
     def encode_many(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
         """The features of images uint8[3, R, R], `batch_size` of them at once."""

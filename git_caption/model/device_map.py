@@ -79,7 +79,7 @@ def _absent(devices: Iterable[Device]) -> Iterator[str]:
 
 
 def _misfits(folder: Path, modules: Mapping[str, Device]) -> Iterator[str]:
-    """Names that the model has not, parameters that no name covers, and tied ones that would be torn apart."""
+    """Names that the model has not, parameters given two devices or none, and tied ones that would be torn apart."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
@@ -88,20 +88,21 @@ def _misfits(folder: Path, modules: Mapping[str, Device]) -> Iterator[str]:
     unknown = [name for name in modules if name not in known]
     if unknown:
         yield f"the language model has no {', '.join(unknown)}; its modules are {', '.join(_modules(model))}"
-    places = {name: _place(name, modules) for name in parameters}
-    if bare := [name for name, place in places.items() if place is None]:
+    for name in modules:
+        if outer := [other for other in modules if other != name and _within(name, other)]:
+            yield f"{name!r} is in {outer[0]!r}: give each module one device, by its own name or by one around it"
+    places = {name: [device for module, device in modules.items() if _within(name, module)] for name in parameters}
+    if bare := [name for name, _ in model.named_parameters() if not places[name]]:
         yield f"no device for {bare[0]}" + (f" and {len(bare) - 1} more tensors" if bare[1:] else "")
     first: dict[int, str] = {}
     for name, parameter in parameters.items():
         other = first.setdefault(id(parameter), name)
-        if places[name] != places[other] and None not in (places[name], places[other]):
-            yield f"{other} and {name} are one tensor and have two devices, {places[other]} and {places[name]}"
+        if places[name] != places[other]:
+            yield f"{other} and {name} are one tensor; give both a device, the same"
 
 
-def _place(name: str, modules: Mapping[str, Device]) -> Device | None:
-    """The device of a parameter: that of the longest name of a module around it."""
-    around = [module for module in modules if module in ("", name) or name.startswith(f"{module}.")]
-    return modules[max(around, key=len)] if around else None
+def _within(name: str, module: str) -> bool:
+    return module in ("", name) or name.startswith(f"{module}.")
 
 
 def _modules(model: Any) -> list[str]:

@@ -18,7 +18,7 @@ EACH = pytest.mark.parametrize("family", FAMILIES)
 PREFIXES = [[30, 31, 32], [40], [50, 51]]
 PROMPTS = ["what is left of the star?", "", "a red"]
 TARGETS = [[60], [61, 62, 63], [64, 65]]
-ATOL = 2e-5  # worst seen 4e-6 on log-probabilities down to -30, fp32
+ATOL = 2e-5  # worst seen 5e-6 on log-probabilities down to -30, fp32
 
 
 def network_and_model(folder) -> tuple[GitNetwork, nn.Module]:
