@@ -23,7 +23,7 @@ TEXTS = [
     "what is left of the star?",
     "user assistant system",
 ] * 3
-POSITIONS = 128
+POSITIONS = 256
 GROUPED = {
     "hidden_size": 64,
     "intermediate_size": 96,

@@ -120,6 +120,42 @@ def test_encoders_and_mappers_run_in_half_precision_on_a_cpu(
         assert error < {"bfloat16": 0.05, "float16": 0.005}[dtype]  # worst seen 0.012 and 0.0012
 
 
+def test_a_chat_is_kept_in_the_checkpoint_and_may_be_asked_for(published, pictures, tmp_path):
+    captioner = small_captioner(published("qwen2"), "qwen2")
+    question = "what is left of the star?"
+    plain = captioner.answer(pictures, [question] * 3)
+    chatting = captioner.with_chat(True, "one word.")
+    chatting.save(tmp_path)
+    loaded = Captioner.load(tmp_path, device="cpu")
+
+    assert (loaded.config.prompt.chat, loaded.config.prompt.system) == (True, "one word.")
+    expected = (
+        f"<|im_start|>system\none word.<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert captioner.tokenizer.decode(loaded.prompt_ids(loaded.question_prompt(question))) == expected
+    answers = loaded.answer(pictures, [question] * 3)
+    assert answers == chatting.answer(pictures, [question] * 3) != plain
+    assert [loaded.answer(pictures[:1], [question])[0], *answers[1:]] == answers
+    # asked for, it goes before the checkpoint's
+    assert loaded.with_chat(False).answer(pictures, [question] * 3) == plain
+    assert loaded.with_chat(system="").config.prompt.system == ""
+    assert loaded.with_chat() is not None and loaded.config.prompt.chat
+
+
+def test_a_chat_needs_a_template_from_the_start(published, tmp_path):
+    captioner = small_captioner(published("gpt2"))
+    with pytest.raises(UsageError, match=r"'chat': the language model's tokenizer has no chat template"):
+        captioner.with_chat(True)
+    with pytest.raises(UsageError, match=r"'system': a message of a chat, and 'chat' is False"):
+        captioner.with_chat(system="one word.")
+    captioner.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["prompt"]["chat"] = True
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"'chat': the language model's tokenizer has no chat template"):
+        Captioner.load(tmp_path, device="cpu")
+
+
 def test_an_encoder_that_overflows_in_a_precision_says_so(published, pictures, tmp_path):
     captioner = small_captioner(published("gpt2"))
     with torch.no_grad():
