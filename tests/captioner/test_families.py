@@ -25,7 +25,7 @@ EACH = pytest.mark.parametrize("family", FAMILIES)
 def logprobs(captioner: Captioner) -> torch.Tensor:
     """Of some texts about three random images."""
     torch.manual_seed(5)
-    features = Features(torch.randn(3, 1, 12), torch.ones(3, 1, dtype=torch.bool))
+    features = Features(torch.randn(3, 1, 12), torch.ones(3, 1, dtype=torch.bool)).to(captioner.device)
     batch = TextBatch([[5], [], [6, 7]], [[8, 9], [10], [11, 12, 13]])
     return captioner.network.token_logprobs(features, batch)
 
@@ -81,6 +81,20 @@ def test_half_precisions_run_on_a_cpu_close_to_full(family, dtype, tolerance, pu
     exact, found = logprobs(captioner), logprobs(loaded)
     assert found.dtype == torch.float32
     assert 0 < (found - exact).abs().max() < tolerance
+    assert len(loaded.caption(pictures)) == 3
+
+
+@pytest.mark.gpu
+@EACH
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-2), ("bfloat16", 0.3), ("float16", 0.05), ("auto", 0.3)]
+)
+def test_every_precision_runs_on_a_gpu(family, dtype, tolerance, published, pictures, tmp_path):
+    captioner = small_captioner(published(family), family)
+    captioner.save(tmp_path)
+    loaded = Captioner.load(tmp_path, device="cuda", dtype=dtype)
+
+    assert (logprobs(loaded).cpu() - logprobs(captioner)).abs().max() < tolerance
     assert len(loaded.caption(pictures)) == 3
 
 

@@ -8,11 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from git_caption.errors import UsageError, WeightsError
+from git_caption.model.device_map import DeviceMap
 from git_caption.model.language import (
     build_language_model,
     check_context,
     context_length,
     converted,
+    input_device,
     position_ids,
     width,
 )
@@ -83,6 +85,21 @@ def test_pickled_weights_are_read(tmp_path):
     loaded = build_language_model(LanguageModelConfig(name="gpt2"), tmp_path)
 
     assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+
+
+def test_rope_scaling_is_read_as_llama_3_spells_it(published, tmp_path):
+    model = build_language_model(LanguageModelConfig(name="llama3"), published("llama3"))
+    (tmp_path / "model.safetensors").write_bytes((published("llama3") / "model.safetensors").read_bytes())
+    config = json.loads((published("llama3") / "config.json").read_text())
+    scaling = config.pop("rope_parameters")
+    ids = torch.arange(100)[None]
+    logits = []
+    for spelled in ({"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}, {"rope_theta": 500000.0}):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **spelled}))
+        logits.append(build_language_model(LanguageModelConfig(name="llama3"), tmp_path)(ids).logits)
+
+    assert torch.equal(logits[0], model(ids).logits)
+    assert not torch.allclose(logits[1], logits[0], atol=1e-2)
 
 
 class Payload:
@@ -212,6 +229,16 @@ def test_quantization_that_is_unknown_or_not_installed_is_refused(tmp_path, monk
     monkeypatch.setattr("git_caption.model.language.is_bitsandbytes_available", lambda: False)
     with pytest.raises(UsageError, match=r"8bit loading needs bitsandbytes: pip install 'git-caption\[8bit\]'"):
         build_language_model(LanguageModelConfig(name="gpt2", quantization="8bit"), tmp_path)
+
+
+def test_embeddings_that_are_on_the_disk_are_computed_where_they_are_moved_to(published):
+    folder, config = published("opt"), LanguageModelConfig(name="opt")
+    spread = build_language_model(config, folder, device_map=DeviceMap({"": "disk"}))
+
+    assert spread.get_input_embeddings().weight.device == torch.device("meta")
+    assert input_device(spread) == torch.device("cpu")
+    assert input_device(build_language_model(config, folder)) == torch.device("cpu")
+    assert input_device(build_language_model(config, folder).to("meta")) == torch.device("meta")
 
 
 def test_positions_count_real_tokens_only():
