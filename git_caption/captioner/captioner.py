@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -83,7 +83,8 @@ class Captioner:
         quantization: Quantization | None = None,
         device: str = "auto",
         dtype: Dtype = "auto",
-        device_map: DeviceMap | None = None,
+        device_map: str | Mapping[str, int | str] | None = None,
+        max_memory: Mapping[str, int | str] | None = None,
     ) -> Captioner:
         """Load a captioner.
 
@@ -97,7 +98,8 @@ class Captioner:
             quantization: of the language model's weights; None is as the checkpoint says.
             device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
             dtype: of weights and activations; `auto` is float32 on a CPU, bfloat16 on a GPU.
-            device_map: over which devices the language model is spread; the other parts are on `device`.
+            device_map: over which devices the language model is spread (`DeviceMap`); the others are on `device`.
+            max_memory: what `device_map` may use of each.
 
         Raises:
             UsageError: a path that is not there, or keys that contradict what the path says.
@@ -115,7 +117,7 @@ class Captioner:
                 quantization=quantization,
                 device=on,
                 dtype=dtype_of(dtype, on),
-                device_map=device_map,
+                device_map=None if device_map is None else DeviceMap(device_map, max_memory),
             )
         )
 
@@ -196,18 +198,10 @@ class Captioner:
         return self.generate(self._features(pixels), prompts, decoding, identities)
 
     def encode(self, pixels: Pixels) -> Features:
-        """The features of uint8[B, 3, R, R], as the transform gives them; on the captioner's device.
-
-        Raises:
-            UsageError: they are more than the precision can hold.
-        """
+        """The features of uint8[B, 3, R, R], as the transform gives them; on the captioner's device."""
         with torch.inference_mode():
             given = torch.as_tensor(pixels).to(self.device)
-            features = self.network.encode(normalise(given, self.config.transform.mean, self.config.transform.std))
-        if not bool(features.values.isfinite().all()):
-            name = str(features.values.dtype).removeprefix("torch.")
-            raise UsageError(f"the image encoder overflows in {name}: set 'dtype' to bfloat16 or float32")
-        return features
+            return self.network.encode(normalise(given, self.config.transform.mean, self.config.transform.std))
 
     def encode_many(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
         """The features of images uint8[3, R, R], `batch_size` of them at once."""

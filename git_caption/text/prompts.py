@@ -73,5 +73,5 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, config: PromptConfig, text: s
 
 
 def begins_word(config: PromptConfig, text: str) -> bool:
-    """Whether what follows a rendered prompt begins a new word: after plain text it does, in a chat it begins a turn."""
+    """Whether what follows a rendered prompt begins a new word: after plain text it does, in a chat it is a turn."""
     return bool(text) and not config.chat

@@ -12,7 +12,6 @@ import torch
 
 from git_caption.captioner.captioner import Captioner
 from git_caption.errors import UsageError, WeightsError
-from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import TextBatch
 from git_caption.model.vision import Features
 from git_caption.params.model import WeightsSource
@@ -58,14 +57,14 @@ def test_offloaded_models_give_the_same_logits_and_texts(
     captioner = checkpoint(family, published(family), tmp_path / "model", stored)
     capfd.readouterr()
     maps = [
-        (DeviceMap({BODY.get(family, "model"): "cpu", "lm_head": "cpu"}), False),
-        (DeviceMap({"": "disk"}), True),
-        (DeviceMap("auto"), False),
-        (DeviceMap("auto", {"cpu": "300KB"}), True),
-        (DeviceMap("sequential", {"cpu": 300_000}), True),
+        ({BODY.get(family, "model"): "cpu", "lm_head": "cpu"}, None, False),
+        ({"": "disk"}, None, True),
+        ("auto", None, False),
+        ("auto", {"cpu": "300KB"}, True),
+        ("sequential", {"cpu": 300_000}, True),
     ]
-    for device_map, offloaded in maps:
-        spread = Captioner.load(tmp_path / "model", device="cpu", device_map=device_map)
+    for device_map, max_memory, offloaded in maps:
+        spread = Captioner.load(tmp_path / "model", device="cpu", device_map=device_map, max_memory=max_memory)
         on_disk = [name for name, value in spread.network.language_model.named_parameters() if value.is_meta]
         assert bool(on_disk) == offloaded
         assert torch.equal(logprobs(spread), logprobs(captioner))
@@ -81,7 +80,7 @@ def test_a_map_may_name_single_modules(published, tmp_path):
     modules = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.norm": "cpu"}
     modules |= {"model.rotary_emb": "cpu", "lm_head": "disk"}
 
-    spread = Captioner.load(tmp_path, device="cpu", device_map=DeviceMap(modules))
+    spread = Captioner.load(tmp_path, device="cpu", device_map=modules)
 
     away = {name for name, value in spread.network.language_model.named_parameters() if value.is_meta}
     assert {name.startswith(("model.layers.1.", "lm_head.")) for name in away} == {True}
@@ -94,7 +93,7 @@ def test_a_map_that_does_not_fit_is_refused_with_all_that_is_wrong(published, tm
 
     def refused(modules, max_memory=None) -> str:
         with pytest.raises(UsageError) as caught:
-            Captioner.load(tmp_path, device="cpu", device_map=DeviceMap(modules, max_memory))
+            Captioner.load(tmp_path, device="cpu", device_map=modules, max_memory=max_memory)
         return str(caught.value)
 
     assert refused({"": "cuda:3"}) == "'device_map': there is no GPU 3, torch sees 1"
@@ -124,10 +123,10 @@ def test_bits_are_not_kept_on_the_disk(published, tmp_path):
     pytest.importorskip("bitsandbytes")
     captioner = checkpoint("llama2", published("llama2"), tmp_path, stored=True)
 
-    spread = Captioner.load(tmp_path, device="cpu", quantization="8bit", device_map=DeviceMap({"": "cpu"}))
+    spread = Captioner.load(tmp_path, device="cpu", quantization="8bit", device_map={"": "cpu"})
     assert 0 < (logprobs(spread) - logprobs(captioner)).abs().max() < 1
     with pytest.raises(WeightsError, match=rf"{tmp_path}: not a .*dispatched on the CPU or the disk"):
-        Captioner.load(tmp_path, device="cpu", quantization="8bit", device_map=DeviceMap({"": "disk"}))
+        Captioner.load(tmp_path, device="cpu", quantization="8bit", device_map={"": "disk"})
 
 
 @pytest.mark.gpu
@@ -135,7 +134,7 @@ def test_bits_are_not_kept_on_the_disk(published, tmp_path):
 def test_image_encoder_and_language_model_may_be_on_different_devices(modules, published, pictures, tmp_path):
     captioner = checkpoint("llama2", published("llama2"), tmp_path, stored=True)
 
-    spread = Captioner.load(tmp_path, device="cpu", dtype="float32", device_map=DeviceMap(modules))
+    spread = Captioner.load(tmp_path, device="cpu", dtype="float32", device_map=modules)
 
     assert spread.device == torch.device("cpu")
     torch.testing.assert_close(logprobs(spread), logprobs(captioner), atol=1e-3, rtol=0)

@@ -272,8 +272,9 @@ def test_a_device_map_changes_no_byte_and_no_digest_and_a_chat_does(instruct, im
 
 def test_a_captioner_is_loaded_once_for_the_jobs_of_a_command(model):
     first = _single(model, image_path=[model + "/config.json"])
-    loaded = [infer.load_captioner(first.model, first.prompting, first.running) for _ in range(2)]
-    assert loaded[0].network is loaded[1].network
+    assert infer.load_captioner(first.model, first.running) is infer.load_captioner(first.model, first.running)
+    chatting = infer.load_captioner(first.model, first.running, first.prompting)
+    assert chatting.network is infer.load_captioner(first.model, first.running).network
 
 
 def test_gif_bytes_in_a_tsv_are_read_too(model, tmp_path):
