@@ -80,9 +80,12 @@ def _absent(devices: Iterable[Device]) -> Iterator[str]:
 
 def _misfits(folder: Path, modules: Mapping[str, Device]) -> Iterator[str]:
     """Names that the model has not, parameters given two devices or none, and tied ones that would be torn apart."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, KeyError):
+        return  # not a language model, which loading it will say
     parameters = dict(model.named_parameters(remove_duplicate=False))
     known = {*dict(model.named_modules()), *parameters}
     unknown = [name for name in modules if name not in known]

@@ -160,8 +160,9 @@ def test_buffers_that_old_files_store_are_no_misfit(tmp_path):
 
 
 def test_folders_without_a_model_are_named(tmp_path):
-    with pytest.raises(WeightsError, match=rf"{tmp_path}: not a loadable causal language model"):
-        build_language_model(LanguageModelConfig(name="gpt2"), tmp_path)
+    for device_map in (None, DeviceMap("auto"), DeviceMap({"": "cpu"})):
+        with pytest.raises(WeightsError, match=rf"{tmp_path}: not a loadable causal language model"):
+            build_language_model(LanguageModelConfig(name="gpt2"), tmp_path, device_map=device_map)
     saved("gpt2", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x10\x00\x00")
     with pytest.raises(WeightsError, match=rf"{tmp_path}: not a loadable causal language model"):
