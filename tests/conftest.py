@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -83,6 +84,18 @@ def java() -> None:
     """Skip where no Java runs."""
     if why := _missing_java():
         pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a small random language model of a family (`tests.language_families`), made once."""
+    from tests import language_families
+
+    @cache
+    def folder(family: str) -> Path:
+        return language_families.write(tmp_path_factory.mktemp("published") / family, family)
+
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -35,15 +35,20 @@ ENCODER = ImageEncoderConfig(
 
 
 def small_captioner(
-    folder: Path, family: str = "gpt2", mapper: str = "mlp", output: str = "pooled", seed: int = 0
+    folder: Path,
+    family: str = "gpt2",
+    mapper: str = "mlp",
+    output: str = "pooled",
+    seed: int = 0,
+    image_encoder: ImageEncoderConfig = ENCODER,
 ) -> Captioner:
     """A captioner whose texts differ from image to image; its language model is written into `folder` if absent."""
     if not (folder / "config.json").is_file():
         hub_cache.language_model(folder, family)
     torch.manual_seed(seed)
-    encoder = build_image_encoder(replace(ENCODER, output=output))
+    encoder = build_image_encoder(replace(image_encoder, output=output))
     config = CaptionerConfig(
-        image_encoder=replace(ENCODER, output=output),
+        image_encoder=replace(image_encoder, output=output),
         mapper=MapperConfig(type=mapper, prefix_length=3, clip_length=2, layers=1, heads=2),
         language_model=LanguageModelConfig(name=family),
         transform=TransformConfig(resolution=32),

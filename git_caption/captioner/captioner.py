@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from git_caption.captioner import checkpoint
-from git_caption.captioner.loading import Dtype, Quantization, device_of, dtype_of, load
+from git_caption.captioner.loading import Dtype, device_of, dtype_of, load
 from git_caption.decoding.generate import Generated, Identity, generate
 from git_caption.errors import DataError, UsageError
 from git_caption.images.decode import decode
 from git_caption.images.reader import ImageReader
 from git_caption.images.transform import Transform, normalise
+from git_caption.model.device_map import DeviceMap
+from git_caption.model.language import Quantization
 from git_caption.model.vision import Features
 from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
 from git_caption.params.schema import parse
-from git_caption.text.prompts import render
-from git_caption.text.tokenizer import encode_prompt
+from git_caption.text.prompts import begins_word, prompt_ids, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,7 +61,13 @@ class Captioner:
         fingerprint: str = "",
         exact_decode: bool = False,
     ) -> None:
-        """Join parts that are there already; `load` reads them from a path."""
+        """Join parts that are there already; `load` reads them from a path.
+
+        Raises:
+            UsageError: prompts are a chat, and the tokenizer has no template for it.
+        """
+        if config.prompt.chat:
+            prompt_ids(tokenizer, config.prompt, "")
         self.config = config
         self.network = network
         self.tokenizer = tokenizer
@@ -82,6 +90,8 @@ class Captioner:
         quantization: Quantization | None = None,
         device: str = "auto",
         dtype: Dtype = "auto",
+        device_map: str | Mapping[str, int | str] | None = None,
+        max_memory: Mapping[str, int | str] | None = None,
     ) -> Captioner:
         """Load a captioner.
 
@@ -98,6 +108,8 @@ class Captioner:
             quantization: of the language model's weights; None is as the checkpoint says.
             device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
             dtype: of weights and activations; `auto` is float32 on a CPU, bfloat16 on a GPU.
+            device_map: over which devices the language model is spread (`DeviceMap`); the others are on `device`.
+            max_memory: what `device_map` may use of each.
 
         Raises:
             UsageError: a path that is not there, or keys that contradict what the path says.
@@ -117,9 +129,24 @@ class Captioner:
                 quantization=quantization,
                 device=on,
                 dtype=dtype_of(dtype, on),
+                device_map=None if device_map is None else DeviceMap(device_map, max_memory),
             ),
             exact_decode,
         )
+
+    def with_chat(self, chat: bool | None = None, system: str | None = None) -> Captioner:
+        """The same captioner with prompts that are a chat, or are plain text; None is as they are.
+
+        Raises:
+            UsageError: the tokenizer has no chat template, or a system message without a chat.
+        """
+        own = self.config.prompt
+        chat = own.chat if chat is None else chat
+        prompt = replace(own, chat=chat, system=(own.system if chat else "") if system is None else system)
+        for _, fault in prompt.check():
+            raise UsageError(fault)
+        config = replace(self.config, prompt=prompt)
+        return Captioner(config, self.network, self.tokenizer, self.fingerprint, self.exact_decode)
 
     def save(self, folder: str | Path) -> None:
         """Write the captioner as a checkpoint directory. Raises as `checkpoint.save`."""
@@ -234,7 +261,10 @@ class Captioner:
             DataError: a prompt too long for the language model.
         """
         prompt_ids = [self.prompt_ids(prompt) for prompt in prompts]
-        return generate(self.network, features, prompt_ids, decoding, self.tokenizer, identities)
+        after_prompt = any(begins_word(self.config.prompt, prompt) for prompt in prompts)
+        return generate(
+            self.network, features, prompt_ids, decoding, self.tokenizer, identities, after_prompt=after_prompt
+        )
 
     def decoding(self, params: DecodingParams, task: Task) -> Decoding:
         """Settle how to decode: what was asked for over the checkpoint's values over the defaults."""
@@ -249,8 +279,8 @@ class Captioner:
         return render(self.config.prompt.question, question)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """The token ids of a prompt."""
-        return encode_prompt(self.tokenizer, prompt)
+        """The token ids of a prompt, in the chat template where prompts are a chat."""
+        return prompt_ids(self.tokenizer, self.config.prompt, prompt)
 
     @property
     def transform(self) -> Transform:

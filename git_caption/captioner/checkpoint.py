@@ -38,13 +38,11 @@ def save(config: CaptionerConfig, network: GitNetwork, tokenizer: PreTrainedToke
 
     Args:
         config: what the network was built from; parts whose `weights` is None are stored, the others referred to.
-            Architectures of stored parts and the library versions are filled in.
+            Architectures of stored parts and the library versions are filled in; a language model in 8 or 4 bits is
+            stored in these, to be loaded again as it is.
         network: the trained network.
         tokenizer: the language model's.
         folder: made where it is not there.
-
-    Raises:
-        WeightsError: a quantized language model that has no source: its weights cannot be had back from 8 or 4 bits.
     """
     from safetensors.torch import save_file
 
@@ -214,16 +212,15 @@ def _sha256_of_file(path: Path) -> str:
 
 
 def _completed(config: CaptionerConfig, network: GitNetwork) -> CaptionerConfig:
+    from git_caption.model.language import quantization_of
+
     language_model = config.language_model
     if language_model.weights is None:
-        if getattr(network.language_model, "is_quantized", False):
-            raise WeightsError(
-                f"the language model is in {language_model.quantization} and has no source to load it from again; "
-                "save before quantizing"
-            )
-        if language_model.architecture is None:
-            architecture = network.language_model.config.to_diff_dict()
-            language_model = replace(language_model, architecture=architecture)
+        described = network.language_model.config.to_diff_dict()
+        language_model = replace(language_model, architecture=language_model.architecture or described)
+        if (bits := quantization_of(described)) != "none":
+            stored = {**(language_model.architecture or {}), "quantization_config": described["quantization_config"]}
+            language_model = replace(language_model, architecture=stored, quantization=bits)
     image_encoder = config.image_encoder
     if image_encoder.weights is None and image_encoder.architecture is None:
         image_encoder = replace(image_encoder, architecture=network.image_encoder.architecture)

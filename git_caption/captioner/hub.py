@@ -246,7 +246,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _language_model_files(names: Collection[str], weights: bool) -> tuple[list[str], list[str]]:
-    wanted = [name for name in names if "/" not in name and name.endswith((".json", ".txt", ".model"))]
+    wanted = [name for name in names if "/" not in name and name.endswith((".json", ".txt", ".model", ".jinja"))]
     wanted = [name for name in wanted if not name.endswith(".index.json")]
     missing = [] if "config.json" in names else ["config.json"]
     if weights:

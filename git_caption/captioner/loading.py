@@ -14,8 +14,16 @@ from torch import Tensor
 from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.legacy import git_tool
 from git_caption.errors import UsageError, WeightsError
+from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import build_language_model, quantized, width
+from git_caption.model.language import (
+    Quantization,
+    build_language_model,
+    converted,
+    from_stored,
+    quantization_of,
+    width,
+)
 from git_caption.model.mapping import build_mapper
 from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import build_image_encoder
@@ -27,8 +35,8 @@ from git_caption.text.tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+LANGUAGE_MODEL = "language_model."  # before the names of its tensors in a checkpoint
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["none", "8bit", "4bit"]
 Parts = tuple[CaptionerConfig, GitNetwork, "PreTrainedTokenizerBase", str]
 
 
@@ -45,6 +53,7 @@ def load(
     quantization: Quantization | None,
     device: torch.device,
     dtype: torch.dtype,
+    device_map: DeviceMap | None = None,
 ) -> Parts:
     """The config, network, tokenizer and fingerprint of a captioner; parameters and errors as `Captioner.load`."""
     folder = Path(path).expanduser()
@@ -60,7 +69,7 @@ def load(
             quantization=quantization,
         )
         source = f"{folder} with language_model {old.config.language_model.name!r}"
-        network, sources = _network(old.config, old.tensors, source, device, dtype)
+        network, sources = _network(old.config, old.tensors, source, device, dtype, device_map)
         config = _seen_as(old.config, network, test_crop_size, test_respect_ratio_max)
         tokenizer = load_tokenizer(old.language_model)
         print_of = _fingerprint(checkpoint.weights_sha256(folder), config, [*sources, old.language_model])
@@ -78,7 +87,13 @@ def load(
     )
     if quantization is not None:
         config = replace(config, language_model=replace(config.language_model, quantization=quantization))
-    network, sources = _network(config, checkpoint.read_weights(folder), str(folder), device, dtype)
+    network, sources = _network(config, checkpoint.read_weights(folder), str(folder), device, dtype, device_map)
+    held = quantization_of(network.language_model.config.to_diff_dict())
+    if quantization == "none" and held != "none":
+        raise UsageError(
+            f"{folder}: the language model is stored in {held}, quantization 'none' cannot be had: leave it out"
+        )
+    config = replace(config, language_model=replace(config.language_model, quantization=held))
     config = _seen_as(config, network, test_crop_size, test_respect_ratio_max)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder))
     return config, network, tokenizer, _fingerprint(checkpoint.weights_sha256(folder), config, sources)
@@ -153,7 +168,12 @@ def _contradictions(config: CaptionerConfig, folder: Path, **given: Any) -> None
 
 
 def _network(
-    config: CaptionerConfig, tensors: dict[str, Tensor], source: str, device: torch.device, dtype: torch.dtype
+    config: CaptionerConfig,
+    tensors: dict[str, Tensor],
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    device_map: DeviceMap | None,
 ) -> tuple[GitNetwork, list[Path]]:
     """The network of `config` filled with `tensors` and its frozen parts, and where these were found."""
     sources: list[Path] = []
@@ -166,13 +186,17 @@ def _network(
     encoder = build_image_encoder(config.image_encoder, encoder_file, config.transform.resolution)
 
     weights = config.language_model.weights
-    if weights is None:
-        language_model = build_language_model(config.language_model, None, dtype, "cpu")
-    else:
+    stored = weights is None and quantization_of(config.language_model.architecture) == "none"
+    if weights is not None:
         folder = hub.resolve_language_model(weights.id, weights.revision)
         checkpoint.check_source(weights, folder)
         sources.append(folder)
-        language_model = build_language_model(config.language_model, folder, dtype, device)
+        language_model = build_language_model(config.language_model, folder, dtype, device, device_map)
+    elif stored:
+        language_model = build_language_model(config.language_model, None, dtype, "cpu")
+    else:
+        own = {name.removeprefix(LANGUAGE_MODEL): tensors[name] for name in tensors if name.startswith(LANGUAGE_MODEL)}
+        language_model = from_stored(config.language_model, own, source, dtype, device, device_map)
 
     pooled = config.image_encoder.output == "pooled"
     mapper = build_mapper(config.mapper, encoder.width, width(language_model), pooled)
@@ -180,10 +204,9 @@ def _network(
     temporal = TemporalEmbedding(frames, encoder.width).to(dtype) if frames else None
     network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal)
     checkpoint.fill(config, network, tensors, source)
-    if weights is None:  # stored weights are quantized, or moved, once they are in place
-        network.language_model = quantized(language_model, config.language_model.quantization, dtype, device)
-    if config.language_model.quantization == "none":
-        network.language_model.to(device)  # type: ignore[arg-type]
+    if stored:  # quantized, or moved, once the weights are in place
+        bits = config.language_model.quantization
+        network.language_model = converted(language_model, bits, dtype, device, device_map, source)
     network.image_encoder.to(device)
     network.mapper.to(device)
     if network.temporal is not None:

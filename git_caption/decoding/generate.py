@@ -21,7 +21,7 @@ from git_caption.decoding.rules import Rules
 from git_caption.decoding.search import Ending, Text, beam_search, one_by_one
 from git_caption.errors import DataError
 from git_caption.model.language import context_length
-from git_caption.text.tokenizer import decode
+from git_caption.text.tokenizer import decode, end_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,6 +68,8 @@ def generate(
     decoding: Decoding,
     tokenizer: PreTrainedTokenizerBase,
     identities: Sequence[Identity],
+    *,
+    after_prompt: bool = False,
 ) -> list[list[Generated]]:
     """Generate `decoding.num_captions` texts for each of B rows, the best first.
 
@@ -76,8 +78,9 @@ def generate(
         features: of B images; those of an image with several prompts are repeated (`Features.select`).
         prompt_ids: B lists of token ids, each as long as it is.
         decoding: what to do, settled.
-        tokenizer: the language model's; its end token ends a text.
+        tokenizer: the language model's; its end token, or another that the model names, ends a text.
         identities: of the B rows.
+        after_prompt: whether allowed texts begin a new word, as they do after a prompt in plain text.
 
     Raises:
         DataError: a prompt that leaves the language model no position to generate at, or a logit that is not a finite
@@ -86,12 +89,14 @@ def generate(
     """
     if not prompt_ids:
         return []
-    allowed = _allowed(decoding, tokenizer, prompt_ids)
+    allowed = None
+    if decoding.allowed_texts:
+        allowed = allowed_texts(decoding.allowed_texts, tokenizer, after_prompt=after_prompt)
     inputs = network.language_inputs(features, prompt_ids)
     lengths = [int(length) for length in inputs["attention_mask"].sum(dim=1).tolist()]
     budgets = _budgets(context_length(network.language_model), lengths, decoding, allowed, identities)
     continuation = Continuation(network.language_model, inputs, [str(identity) for identity in identities])
-    ends = (int(tokenizer.eos_token_id),)
+    ends = end_token_ids(tokenizer, network.language_model)
     rules = Rules(decoding, ends, allowed)
     ending = Ending(
         ends, lambda ids: bool(decoding.stop) and _first_stop(decode(tokenizer, ids), decoding.stop) is not None
@@ -112,14 +117,6 @@ def derived_seed(seed: int, identity: Identity, number: int) -> int:
     """The seed of one sampled text, 63 bits: a hash of the run's seed, what the row is, and the caption's number."""
     drawn = json.dumps([seed, identity.key, identity.question_id, number])
     return int.from_bytes(hashlib.sha256(drawn.encode()).digest()[:8], "big") >> 1
-
-
-def _allowed(
-    decoding: Decoding, tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[Sequence[int]]
-) -> AllowedTexts | None:
-    if not decoding.allowed_texts:
-        return None
-    return allowed_texts(decoding.allowed_texts, tokenizer, after_prompt=any(prompt_ids))
 
 
 def _budgets(

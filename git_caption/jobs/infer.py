@@ -19,7 +19,7 @@ from git_caption.captioner.captioner import Captioner
 from git_caption.decoding.generate import Generated, Identity
 from git_caption.errors import DataError, JobFailed, UsageError
 from git_caption.params.decoding import Decoding, Task
-from git_caption.params.infer import CocoParams, ModelParams, SingleImageParams, SingleTsvParams
+from git_caption.params.infer import ChatParams, CocoParams, ModelParams, SingleImageParams, SingleTsvParams
 from git_caption.params.running import RunningParams
 from git_caption.pipeline.captioning import Captioning, caption_entries
 from git_caption.pipeline.run import Summary, run
@@ -36,7 +36,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 def single_tsv(params: SingleTsvParams) -> None:
     """Caption every row of an image TSV, or answer its questions, into a TSV in the same order."""
-    captioner = load_captioner(params.model, params.running)
+    captioner = load_captioner(params.model, params.running, params.prompting)
     source = ImageTsvSource(params.image_tsv, params.question_tsv, captioner.reader)
     task: Task = "caption" if params.question_tsv is None else "answer"
     decoding = captioner.decoding(params.decoding, task)
@@ -49,7 +49,7 @@ def single_tsv(params: SingleTsvParams) -> None:
 
 def single_image(params: SingleImageParams) -> None:
     """Print the caption of an image, or the answer to a question about it; a line for each of several images."""
-    captioner = load_captioner(params.model, params.running)
+    captioner = load_captioner(params.model, params.running, params.prompting)
     task: Task = "answer" if params.prompt else "caption"
     decoding = captioner.decoding(params.decoding, task)
     prompt = captioner.question_prompt(params.prompt) if params.prompt else captioner.caption_prompt()
@@ -76,7 +76,7 @@ def single_image(params: SingleImageParams) -> None:
 
 def coco(params: CocoParams) -> None:
     """Caption a split of COCO into a result JSON; a TSV of the same captions stays beside it."""
-    captioner = load_captioner(params.model, params.running)
+    captioner = load_captioner(params.model, params.running, params.prompting)
     source = CocoImages(params.data_dir, params.data_type, params.p_test, captioner.reader)
     out_tsv = f"{os.path.splitext(params.out_file)[0]}.tsv"
     decoding = captioner.decoding(params.decoding, "caption")
@@ -91,13 +91,18 @@ def coco(params: CocoParams) -> None:
     print(f"{params.out_file}: {len(results)} captions")
 
 
-def load_captioner(model: ModelParams, running: RunningParams) -> Captioner:
+def load_captioner(model: ModelParams, running: RunningParams, prompting: ChatParams | None = None) -> Captioner:
     """The captioner of these parameters; the last one loaded is kept for the next job of the same command."""
-    return _loaded(model, running.device, running.dtype, running.quantization, running.exact_decode)
+    spread = json.dumps([running.device_map, running.max_memory])
+    captioner = _loaded(model, running.device, running.dtype, running.quantization, running.exact_decode, spread)
+    return captioner if prompting is None else captioner.with_chat(prompting.chat, prompting.system)
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any, exact_decode: bool) -> Captioner:
+def _loaded(
+    model: ModelParams, device: str, dtype: Any, quantization: Any, exact_decode: bool, spread: str
+) -> Captioner:
+    device_map, max_memory = json.loads(spread)
     return Captioner.load(
         model.model_path,
         image_encoder_type=model.image_encoder_type,
@@ -111,6 +116,8 @@ def _loaded(model: ModelParams, device: str, dtype: Any, quantization: Any, exac
         quantization=quantization,
         device=device,
         dtype=dtype,
+        device_map=device_map,
+        max_memory=max_memory,
     )
 
 
@@ -126,6 +133,7 @@ def _write(
     """Run a source through the captioner into `out`."""
     settings = {
         "model": captioner.fingerprint,
+        "prompt": asdict(captioner.config.prompt),
         "decoding": {**asdict(decoding), "allowed_texts": _digest(decoding.allowed_texts)},
         "answers": answers,
         "batch_size": running.batch_size,

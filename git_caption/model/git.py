@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from git_caption.errors import UsageError
-from git_caption.model.language import check_context, forward_keys, position_ids
+from git_caption.model.language import check_context, forward_keys, input_device, position_ids
 from git_caption.model.mapping import Mapper
 from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import Features, ImageEncoder
@@ -81,11 +81,12 @@ class GitNetwork(nn.Module):
         return placed
 
     def prefix(self, features: Features) -> tuple[Tensor, Tensor]:
-        """The mapped features, values float[B, P, D_l] in the language model's dtype and mask bool[B, P]."""
+        """The mapped features, values float[B, P, D_l] and mask bool[B, P], in the language model's dtype and place."""
         mapper_dtype = next(self.mapper.parameters()).dtype
         values = self.mapper(features.values.to(mapper_dtype), features.mask)
         mask = features.mask if self.mapper.keeps_rows else features.mask.new_ones(values.shape[:2])
-        return values.to(self._embed_tokens.weight.dtype), mask
+        device = input_device(self.language_model)
+        return values.to(device, self._embed_tokens.weight.dtype), mask.to(device)
 
     def language_inputs(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> LanguageInputs:
         """The embedded context of each row, left-padded: `[padding, prefix, prompt]`.

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import inspect
+import json
 import pickle
 import tempfile
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from logging import ERROR, getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from git_caption.errors import UsageError, WeightsError
+from git_caption.model.device_map import DeviceMap
 from git_caption.model.weights import described
 
 if TYPE_CHECKING:
     from git_caption.params.model import LanguageModelConfig
+
+Quantization = Literal["none", "8bit", "4bit"]
+FLAGS: dict[Quantization, str] = {"8bit": "load_in_8bit", "4bit": "load_in_4bit"}  # of a quantization_config
 
 # buffers that old versions of transformers stored beside the weights; the models compute them now
 COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
@@ -33,37 +40,102 @@ def build_language_model(
     folder: Path | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    device_map: DeviceMap | None = None,
 ) -> PreTrainedModel:
     """Build the language model of `config` on `device`, in evaluation mode.
 
     Args:
         config: its name, architecture and quantization.
-        folder: a model folder as `save_pretrained` writes it; None builds `config.architecture` with random weights,
-            to be loaded or trained by the caller (and quantized after that, by `quantized`).
+        folder: a model folder as `save_pretrained` writes it; one saved in 8 or 4 bits stays as it is. None builds
+            `config.architecture` with random weights, to be loaded or trained by the caller (and quantized or spread
+            over devices after that, by `converted`).
         dtype: of the weights, or of what is left unquantized.
-        device: where the model goes.
+        device: where the model goes, unless `device_map` says it.
+        device_map: over which devices the weights of a folder are spread.
 
     Raises:
-        UsageError: an architecture transformers does not know, or a quantization that is not installed.
+        UsageError: an architecture transformers does not know, a quantization that is not installed or not the
+            stored one, or a device map that does not fit.
         WeightsError: a folder that holds no loadable causal LM, or tensors that are not the model's.
     """
     if folder is None:
         return _on(_from_architecture(config, dtype), device)
-    return _from_folder(folder, config.quantization, dtype, device)
+    return _from_folder(folder, config.quantization, dtype, device, device_map)
 
 
-def quantized(
-    model: PreTrainedModel, quantization: str, dtype: torch.dtype, device: torch.device | str
+def converted(
+    model: PreTrainedModel,
+    quantization: Quantization,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    device_map: DeviceMap | None = None,
+    source: str = "the language model",
 ) -> PreTrainedModel:
-    """A loaded model in 8 or 4 bits.
+    """A loaded model on `device` or spread over several, in 8 or 4 bits where asked.
 
-    bitsandbytes quantizes while weights are read, so the model goes through a folder that is removed again.
+    Quantizing and spreading are done while weights are read, so the model goes through a folder. Parameters and errors
+    are those of `build_language_model`; `source` is where the weights are from, for errors.
     """
-    if quantization == "none":
-        return model
-    with tempfile.TemporaryDirectory(prefix="git_caption_quantize_") as folder, _quiet():
+    if quantization == "none" and device_map is None:
+        return _on(model, device)
+    with ExitStack() as stack, _quiet():
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="git_caption_language_model_"))
         model.save_pretrained(folder)
-        return _from_folder(Path(folder), quantization, dtype, device)
+        found = _from_folder(Path(folder), quantization, dtype, device, device_map, source)
+        _kept_for(found, stack)
+        return found
+
+
+def from_stored(
+    config: LanguageModelConfig,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    device_map: DeviceMap | None = None,
+) -> PreTrainedModel:
+    """The model of 8- or 4-bit `tensors`, as its `state_dict` gave them: they are not quantized again.
+
+    Args:
+        config: its architecture holds the `quantization_config`.
+        tensors: by name.
+        source: where they are from, for errors.
+        dtype: of what is not quantized.
+        device: where the model goes.
+        device_map: or over which devices it is spread.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="git_caption_language_model_")))
+        (folder / "config.json").write_text(json.dumps(config.architecture), encoding="utf-8")
+        save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+        found = _from_folder(folder, config.quantization, dtype, device, device_map, source)
+        _kept_for(found, stack)
+        return found
+
+
+def quantization_of(architecture: Mapping[str, Any] | None) -> Quantization:
+    """The precision that a transformers config says its weights are stored in.
+
+    Raises:
+        WeightsError: it is neither full precision nor 8 or 4 bits of bitsandbytes.
+    """
+    stored = (architecture or {}).get("quantization_config")
+    if not stored:
+        return "none"
+    for name, flag in FLAGS.items():
+        if stored.get(flag):
+            return name
+    raise WeightsError(
+        f"the language model is quantized by {stored.get('quant_method')!r}; "
+        "expected full precision, or 8 or 4 bits of bitsandbytes"
+    )
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where the model takes its embeddings; under a device map that is not where all of it is."""
+    embedding = model.get_input_embeddings()
+    moved_to = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)  # accelerate's, if it holds them
+    return torch.device(embedding.weight.device if moved_to is None else moved_to)  # type: ignore[arg-type]
 
 
 def width(model: PreTrainedModel) -> int:
@@ -108,7 +180,8 @@ def position_ids(mask: Tensor) -> Tensor:
 def _from_architecture(config: LanguageModelConfig, dtype: torch.dtype) -> PreTrainedModel:
     if config.architecture is None:
         raise UsageError(f"language model {config.name!r} has neither a folder of weights nor an architecture")
-    settings = dict(config.architecture)
+    # an end token that is not named is none: a family's usual one may be any token of this model's tokenizer
+    settings = {"eos_token_id": None, **config.architecture}
     model_type = settings.pop("model_type", None)
     try:
         architecture = AutoConfig.for_model(model_type, **settings)
@@ -121,10 +194,52 @@ def _from_architecture(config: LanguageModelConfig, dtype: torch.dtype) -> PreTr
     return model
 
 
-def _from_folder(folder: Path, quantization: str, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
-    options: dict[str, Any] = {}
-    if quantization != "none":
-        options = {"quantization_config": _quantization_config(quantization, dtype), "device_map": {"": device}}
+def _from_folder(
+    folder: Path,
+    asked: Quantization,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    device_map: DeviceMap | None = None,
+    source: str | None = None,
+) -> PreTrainedModel:
+    source = source or str(folder)
+    with ExitStack() as stack:
+        options = _quantizing(folder, asked, dtype, device, source)
+        if device_map is not None:
+            offloaded = stack.enter_context(tempfile.TemporaryDirectory(prefix="git_caption_offload_"))
+            options |= {**device_map.options(folder), "offload_folder": offloaded}
+        model = _loaded(folder, dtype, options, source)
+        _kept_for(model, stack)
+    # generation_config.json may name end tokens that config.json does not; kept here they reach every checkpoint
+    if model.generation_config is not None and model.generation_config.eos_token_id is not None:
+        model.config.eos_token_id = model.generation_config.eos_token_id
+    if "device_map" not in options:
+        model.to(device)  # type: ignore[arg-type]
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _quantizing(
+    folder: Path, asked: Quantization, dtype: torch.dtype, device: torch.device | str, source: str
+) -> dict[str, Any]:
+    """What `from_pretrained` is told about bits: nothing of weights in full precision that stay so."""
+    try:
+        stored = quantization_of(_json(folder / "config.json"))
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from error
+    if asked != "none" and stored not in ("none", asked):
+        raise UsageError(
+            f"{source}: the weights are stored in {stored} and quantization {asked!r} was asked for: "
+            f"leave it out, or start from weights in full precision"
+        )
+    bits = stored if asked == "none" else asked
+    if bits == "none":
+        return {}
+    quantizing = {"quantization_config": _quantization_config(bits, dtype)}
+    return {"device_map": {"": device}} | (quantizing if stored == "none" else {})
+
+
+def _loaded(folder: Path, dtype: torch.dtype, options: dict[str, Any], source: str) -> PreTrainedModel:
     try:
         with _quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -140,7 +255,7 @@ def _from_folder(folder: Path, quantization: str, dtype: torch.dtype, device: to
     except torch.OutOfMemoryError:
         raise  # a RuntimeError too, and not the folder's fault
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{folder}: not a loadable causal language model: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{source}: not a loadable causal language model: {str(error).splitlines()[0]}") from error
     model, info = loaded
     unexpected = [name for name in info["unexpected_keys"] if not name.endswith(COMPUTED)]
     misshapen = [
@@ -150,8 +265,23 @@ def _from_folder(folder: Path, quantization: str, dtype: torch.dtype, device: to
         {"missing": sorted(info["missing_keys"]), "unexpected": sorted(unexpected), "misshapen": misshapen}
     )
     if found:
-        raise WeightsError(f"{folder} does not fit the language model: {found}")
-    return _on(model, device) if quantization == "none" else model.eval()
+        raise WeightsError(f"{source} does not fit the language model: {found}")
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _kept_for(model: PreTrainedModel, stack: ExitStack) -> None:
+    """Keep temporary folders for as long as the model lives, if it reads weights from them (`disk` of a device map)."""
+    if "disk" in getattr(model, "hf_device_map", {}).values():
+        weakref.finalize(model, stack.pop_all().close)
+
+
+def _json(path: Path) -> Any:
+    """The content of a JSON file; nothing where it cannot be read, which whoever needs it will say."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 @contextmanager
@@ -160,9 +290,13 @@ def _quiet() -> Iterator[None]:
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity(ERROR)
+    accelerate = getLogger("accelerate.big_modeling")  # says that weights are on the disk, as a device map asked
+    level = accelerate.level
+    accelerate.setLevel(ERROR)
     try:
         yield
     finally:
+        accelerate.setLevel(level)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
@@ -174,14 +308,14 @@ def _on(model: nn.Module, device: torch.device | str) -> PreTrainedModel:
     return model
 
 
-def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if quantization not in ("8bit", "4bit"):
+def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if quantization not in FLAGS:
         raise UsageError(f"unknown quantization {quantization!r}, known: none, 8bit, 4bit")
     if not is_bitsandbytes_available():
         raise UsageError(f"{quantization} loading needs bitsandbytes: pip install 'git-caption[8bit]'")
     # bitsandbytes says at every product that it works in float16, which is what 8 bits means there
     getLogger("bitsandbytes.autograd._functions").setLevel(ERROR)
-    options: dict[str, Any] = {"load_in_8bit": True}
+    options: dict[str, Any] = {FLAGS[quantization]: True}
     if quantization == "4bit":
-        options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        options |= {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
     return BitsAndBytesConfig(**options)  # type: ignore[no-untyped-call]

@@ -42,6 +42,21 @@ class ModelParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatParams:
+    """Whether prompts are plain text or a chat, as instruct models were trained on."""
+
+    chat: bool | None = key(
+        None, help="prompts go through the chat template of the model's tokenizer; None: as the checkpoint says"
+    )
+    system: str | None = key(None, help="system message of the chat; None: as the checkpoint says")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """A system message without a chat, as (keys concerned, message)."""
+        if self.system and self.chat is False:
+            yield ("system", "chat"), "'system': a message of a chat, and 'chat' is False: leave one of them out"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SingleImageParams:
     """Keys of `test_git_inference_single_image`."""
 
@@ -52,6 +67,7 @@ class SingleImageParams:
     )
     prompt: str = key("", help="a question, or nothing for a caption", aliases=("prefix",))
     model: ModelParams = group(ModelParams, "model")
+    prompting: ChatParams = group(ChatParams, "chat")
     decoding: DecodingParams = group(DecodingParams, "decoding")
     running: RunningParams = group(RunningParams, "running")
 
@@ -71,6 +87,7 @@ class SingleTsvParams:
     )
     out_tsv: str = key(help="TSV to write", kind="output_file", example="inference/example/answers.tsv")
     model: ModelParams = group(ModelParams, "model")
+    prompting: ChatParams = group(ChatParams, "chat")
     decoding: DecodingParams = group(DecodingParams, "decoding")
     running: RunningParams = group(RunningParams, "running")
 
@@ -93,6 +110,7 @@ class CocoParams:
     )
     p_test: float = key(1.0, above=0, maximum=1, help="part of the split's images to caption, from its beginning")
     model: ModelParams = group(ModelParams, "model")
+    prompting: ChatParams = group(ChatParams, "chat")
     decoding: DecodingParams = group(DecodingParams, "decoding")
     running: RunningParams = group(RunningParams, "running")
 

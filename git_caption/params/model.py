@@ -112,9 +112,13 @@ class PromptConfig:
 
     caption: str = key("", help="prompt for captions, where the user gives none")
     question: str = key("{question}", help="prompt for answers; {question} stands for the question")
+    chat: bool = key(False, help="prompts go through the chat template of the language model's tokenizer")
+    system: str = key("", help="system message of the chat; empty: the template's own, or none")
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """A question template that would drop the question, as (keys concerned, message)."""
+        """A question template that would drop the question, a message without a chat, as (keys concerned, message)."""
+        if self.system and not self.chat:
+            yield ("system", "chat"), "'system': a message of a chat, and 'chat' is False: set it to True"
         if "{question}" not in self.question:
             yield ("question",), f"'question': expected a template with {{question}} in it, found {self.question!r}"
 

@@ -28,6 +28,13 @@ class RunningParams:
     quantization: Literal["none", "8bit", "4bit"] | None = key(
         None, help="weights of the language model in 8 or 4 bits; None: as the checkpoint says"
     )
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, int | str] | None = key(
+        None,
+        help="spreads the language model over devices: a way of accelerate's, or module: device; None: on `device`",
+    )
+    max_memory: dict[str, int | str] | None = key(
+        None, help="what device_map may use of each device, as {'0': '20GiB', 'cpu': '60GiB'}; None: all there is"
+    )
     exact_decode: bool = key(
         False, help="decode large JPEGs in full; else they are scaled down on the way, faster and nearly the same"
     )
@@ -47,6 +54,11 @@ class RunningParams:
         return max(0, min(4, cores - 1))
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """A device that does not exist by name, as (keys concerned, message)."""
+        """A device that does not exist by name, and a bound on nothing, as (keys concerned, message)."""
         if not DEVICE.fullmatch(self.device):
             yield ("device",), f"'device': expected auto, cpu, mps, cuda or cuda:N, found {self.device!r}"
+        if self.max_memory is not None and self.device_map is None:
+            yield (
+                ("max_memory", "device_map"),
+                "'max_memory': bounds a 'device_map' and there is none: give one, as 'auto'",
+            )

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from git_caption.params.model import PromptConfig
 from git_caption.samples.training_tsv import TrainingSample
-from git_caption.text.prompts import render
-from git_caption.text.tokenizer import encode_prompt, encode_target
+from git_caption.text.prompts import begins_word, prompt_ids, render
+from git_caption.text.tokenizer import encode_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,8 +57,8 @@ class Collate:
                 drawn.append((render(self.prompt.question, asked.question), rng.choice(asked.answers)))
             for prompt, target in drawn:
                 images.append(number)
-                prompts.append(encode_prompt(self.tokenizer, prompt))
-                targets.append(encode_target(self.tokenizer, target, after_prompt=bool(prompt)))
+                prompts.append(prompt_ids(self.tokenizer, self.prompt, prompt))
+                targets.append(encode_target(self.tokenizer, target, after_prompt=begins_word(self.prompt, prompt)))
         pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
         return Batch(pixels, torch.tensor(images), prompts, targets)
 

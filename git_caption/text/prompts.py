@@ -1,13 +1,29 @@
-"""Prompts: a template with at most one thing to fill in, the question."""
+"""Prompts: a template with at most one thing to fill in, the question; and their token ids, as plain text or a chat."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
 
 from git_caption.errors import UsageError
+from git_caption.params.model import PromptConfig
+from git_caption.text.tokenizer import encode_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 QUESTION = "{question}"
 PLACEHOLDER = re.compile(r"\{\w*\}")
+# Some templates tell the model the day, and texts must not depend on the day of the run: it is the one that LLaMA
+# 3.1's template takes where it knows none.
+DAY = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024"}
+FIXED_DAY = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace({code!r}, {value!r})" for code, value in DAY.items())
+    + " }}{% endmacro %}"
+)
 
 
 def render(template: str, question: str | None = None) -> str:
@@ -24,3 +40,38 @@ def render(template: str, question: str | None = None) -> str:
     if question is not None and QUESTION not in template:
         raise UsageError(f"prompt template {template!r} has no {QUESTION}: the question {question!r} would be lost")
     return template.replace(QUESTION, question or "")
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, config: PromptConfig, text: str) -> list[int]:
+    """The token ids of a rendered prompt: plain, or as the user's message of a chat, up to where the answer begins.
+
+    In a chat all special tokens are the template's, a begin token among them; what spells one in the text stays text.
+    Templates of models that think aloud are told not to.
+
+    Raises:
+        UsageError: the tokenizer has no chat template, or it does not take the messages.
+    """
+    if not config.chat:
+        return encode_prompt(tokenizer, text)
+    messages = [{"role": "user", "content": text}]
+    if config.system:
+        messages.insert(0, {"role": "system", "content": config.system})
+    if not tokenizer.chat_template:
+        raise UsageError("'chat': the language model's tokenizer has no chat template; leave 'chat' out")
+    try:
+        ids: Any = tokenizer.apply_chat_template(
+            messages,
+            chat_template=FIXED_DAY + tokenizer.get_chat_template(),
+            add_generation_prompt=True,
+            return_dict=False,
+            sanitize_control_tokens=True,
+            enable_thinking=False,
+        )
+    except (ValueError, TemplateError) as error:
+        raise UsageError(f"'chat': the tokenizer's chat template does not take the messages: {error}") from error
+    return [int(token) for token in ids]
+
+
+def begins_word(config: PromptConfig, text: str) -> bool:
+    """Whether what follows a rendered prompt begins a new word: after plain text it does, in a chat it is a turn."""
+    return bool(text) and not config.chat

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    LlamaTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from git_caption.errors import UsageError, WeightsError
 
@@ -96,6 +102,19 @@ def encode_target(tokenizer: PreTrainedTokenizerBase, text: str, *, after_prompt
     """The token ids a model learns to give for `text`, and its end token; after a prompt the text begins a new word."""
     text = f" {text}" if after_prompt else text
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
+
+
+def end_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> tuple[int, ...]:
+    """The ids that end a text: the tokenizer's end token, then the others that the model's config names.
+
+    Instruct models end a turn with another token than a document (LLaMA 3: `<|eot_id|>` and `<|end_of_text|>`). Not
+    among them are ids past the vocabulary, nor the begin token, which the first LLaMA repositories name by mistake.
+    """
+    named = model.config.eos_token_id
+    others = [named] if isinstance(named, int) else named or []
+    vocabulary = range(model.config.get_text_config().vocab_size)
+    kept = [number for number in others if number in vocabulary and number != tokenizer.bos_token_id]
+    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *kept]))
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -31,7 +31,7 @@ from git_caption.params.model import (
 )
 from git_caption.params.training import TrainingParams
 from git_caption.samples.training_tsv import Texts, TrainingTsv
-from git_caption.text.prompts import render
+from git_caption.text.prompts import prompt_ids, render
 from git_caption.text.tokenizer import load_tokenizer, train_bpe
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def transform_config(params: TrainingParams) -> TransformConfig:
 def build_parts(params: TrainingParams, samples: TrainingTsv, device: torch.device) -> Parts:
     """The network of a caption run; what is not trained is frozen and referred to by its source."""
     parts = _continued(params, device) if params.init_from is not None else _new(params, samples, device)
+    prompt_ids(parts.tokenizer, parts.config.prompt, "")  # a tokenizer without a chat template says so now
     network = parts.network
     network.mapper.requires_grad_(True)
     _set_trained(network.image_encoder, params.train_image_encoder)
@@ -177,7 +178,11 @@ def _language_model(
         return build_language_model(config, None, torch.float32, device), config
     folder = hub.resolve_language_model(config.name)
     source = None if trained else WeightsSource(config.name, sha256=checkpoint.weights_sha256(folder))
-    return build_language_model(config, folder, torch.float32, device), replace(config, weights=source)
+    model = build_language_model(config, folder, torch.float32, device)
+    held = language.quantization_of(model.config.to_diff_dict())
+    if trained and held != "none":
+        raise UsageError(f"'train_language_model': {config.name} is in {held} and cannot be trained, only kept frozen")
+    return model, replace(config, weights=source, quantization=held)
 
 
 def _set_trained(part: nn.Module, trained: bool) -> None:

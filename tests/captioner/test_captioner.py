@@ -324,9 +324,6 @@ def test_quantized_language_models_run_on_a_cpu(
     texts = loaded.caption(pictures)
     assert len(texts) == 3
     assert texts == Captioner.load(tmp_path / "model", quantization=quantization, device="cpu").caption(pictures)
-    if stored:
-        with pytest.raises(WeightsError, match=rf"the language model is in {quantization} and has no source"):
-            loaded.save(tmp_path / "again")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -267,7 +267,7 @@ import json, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 MODEL = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"twice"}
 REPOSITORIES = {
-    "org/model": {**MODEL, "tokenizer.json": b"{}"},
+    "org/model": {**MODEL, "tokenizer.json": b"{}", "chat_template.jinja": b"hello", "flax_model.msgpack": b"3"},
     "org/encoder": {**MODEL, "preprocessor_config.json": b"{}", "README.md": b"words"},
     "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": {**MODEL, "tokenizer.json": b"{}", "open_clip_pytorch_model.bin": b"CLIP"},
 }
@@ -341,7 +341,12 @@ def test_fetching_fills_the_cache_with_what_is_needed_and_no_more(fake_hub, tmp_
     assert "gated: ask for access" in lines[2] and len(lines) == 3
     assert done.stderr.splitlines()[-1] == "error: 2 of 3 ids could not be fetched: org/none, org/gated"
     assert done.returncode == 1
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
     assert resolve_language_model("org/model") == folder  # offline, from the cache
 
 

@@ -37,7 +37,8 @@ def test_with_a_beam_for_each_text_the_texts_come_in_order_of_their_probability(
     net = network(family, tokenizer, 4)
     decoding = replace(CLOSED, num_captions=len(ANSWERS))
     prompts = [tokenizer(prompt).input_ids] * 3
-    rows = generate(net, some_features(3), prompts, decoding, tokenizer, [Identity(str(row)) for row in range(3)])
+    names = [Identity(str(row)) for row in range(3)]
+    rows = generate(net, some_features(3), prompts, decoding, tokenizer, names, after_prompt=bool(prompt))
     for row, texts in enumerate(rows):
         expected = logprobs(net, tokenizer, row, 3, prompt)
         assert [text.text for text in texts] == sorted(ANSWERS, key=lambda text: -expected[text])
@@ -92,11 +93,11 @@ def test_a_prompt_that_leaves_no_room_for_the_longest_text_is_refused(tokenizer)
     net = network("gpt2", tokenizer)
     room = 64 - 2 - longest
     prompts = [[5] * room, [5] * (room + 1)]
-    generate(net, some_features(1), prompts[:1], CLOSED, tokenizer, [Identity("a")])
+    generate(net, some_features(1), prompts[:1], CLOSED, tokenizer, [Identity("a")], after_prompt=True)
     with pytest.raises(
         DataError, match=rf"b: prefix and prompt have {64 - longest + 1} tokens.*{longest} tokens cannot"
     ):
-        generate(net, some_features(1), prompts[1:], CLOSED, tokenizer, [Identity("b")])
+        generate(net, some_features(1), prompts[1:], CLOSED, tokenizer, [Identity("b")], after_prompt=True)
 
 
 def test_a_text_without_tokens_is_refused(tokenizer):

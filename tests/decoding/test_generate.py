@@ -275,3 +275,16 @@ def test_a_logit_that_is_no_number_is_seen_at_later_tokens_too(tokenizer):
         net.language_model.get_input_embeddings().weight[first] = torch.inf
     with pytest.raises(DataError, match=r"^image 0, question_id 0: .*not a finite number"):
         run(net, tokenizer, Decoding(num_beams=1, max_new_tokens=3), [0])
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_any_end_token_that_the_model_names_ends_a_text(beams, tokenizer):
+    net = network("gpt2", tokenizer, 2)
+    decoding = Decoding(num_beams=1, max_new_tokens=15)
+    whole = run(net, tokenizer, decoding, [0])[0][0].token_ids
+    end = whole[2]
+    net.language_model.config.eos_token_id = [tokenizer.eos_token_id, end]
+    found = run(net, tokenizer, replace(decoding, num_beams=beams), [0])[0][0].token_ids
+    assert set(found[:-1]).isdisjoint({end, tokenizer.eos_token_id})
+    if beams == 1:
+        assert found == whole[: whole.index(end) + 1]

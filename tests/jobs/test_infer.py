@@ -226,9 +226,62 @@ def test_a_coco_split_is_captioned_into_a_result_file(model, captioner, pictures
     assert "no such image in val2017" in (tmp_path / "results.tsv.errors.tsv").read_text()
 
 
+@pytest.fixture(scope="module")
+def instruct(tmp_path_factory, published):
+    folder = tmp_path_factory.mktemp("instruct") / "checkpoint"
+    small_captioner(published("qwen2"), "qwen2").save(folder)
+    return str(folder)
+
+
+def test_a_chat_is_asked_for_by_its_keys(instruct, pictures, image_tsv, question_tsv, tmp_path, capsys):
+    from git_caption import Captioner
+
+    chatting = Captioner.load(instruct, device="cpu").with_chat(True, "one word.")
+    asked = {"chat": True, "system": "one word."}
+    infer.single_image(_single(instruct, image_path=str(pictures / "1.png"), prompt="what?", **asked))
+    assert capsys.readouterr().out == chatting.answer([pictures / "1.png"], ["what?"])[0] + "\n"
+
+    path, questions = question_tsv
+    out = tmp_path / "answers.tsv"
+    infer.single_tsv(_tsv(instruct, image_tsv=image_tsv, question_tsv=path, out_tsv=str(out), **asked))
+    expected = [
+        chatting.answer([pictures / f"{number}.png"], [text])[0]
+        for number, texts in enumerate(questions)
+        for text in texts
+    ]
+    assert [json.loads(line)["answer"] for line in out.read_text().splitlines()] == expected
+    with pytest.raises(UsageError, match="'system': a message of a chat, and 'chat' is False"):
+        _single(instruct, image_path=str(pictures / "1.png"), chat=False, system="one word.")
+
+
+def test_a_device_map_changes_no_byte_and_no_digest_and_a_chat_does(instruct, image_tsv, tmp_path, monkeypatch):
+    digests, own = [], infer.run
+
+    def noting(source, compute, out, settings, **named):
+        digests.append(json.dumps(settings, sort_keys=True))
+        return own(source, compute, out, settings, **named)
+
+    monkeypatch.setattr(infer, "run", noting)
+    asked = [
+        {},
+        {"device_map": {"": "disk"}},
+        {"device_map": "auto", "max_memory": {"cpu": "300KB"}},
+        {"chat": True},
+    ]
+    outputs = []
+    for number, keys in enumerate(asked):
+        out = tmp_path / f"{number}.tsv"
+        infer.single_tsv(_tsv(instruct, image_tsv=image_tsv, out_tsv=str(out), **keys))
+        outputs.append(out.read_bytes())
+    assert outputs[0] == outputs[1] == outputs[2] != outputs[3]
+    assert digests[0] == digests[1] == digests[2] != digests[3]
+
+
 def test_a_captioner_is_loaded_once_for_the_jobs_of_a_command(model):
     first = _single(model, image_path=[model + "/config.json"])
     assert infer.load_captioner(first.model, first.running) is infer.load_captioner(first.model, first.running)
+    chatting = infer.load_captioner(first.model, first.running, first.prompting)
+    assert chatting.network is infer.load_captioner(first.model, first.running).network
 
 
 def test_gif_bytes_in_a_tsv_are_read_too(model, tmp_path):

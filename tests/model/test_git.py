@@ -120,6 +120,15 @@ def test_a_context_is_prefix_then_prompt_with_padding_in_front():
     assert torch.equal(inputs["inputs_embeds"][3], torch.cat([torch.zeros(3, 32), prefix[3, :4], tokens[[10, 11]]]))
 
 
+def test_a_prefix_goes_where_the_language_model_is():
+    net, features = network("gpt2"), ragged_features()
+    net.language_model.to("meta", torch.bfloat16)
+
+    values, mask = net.prefix(features)
+
+    assert (values.device.type, values.dtype, mask.device.type) == ("meta", torch.bfloat16, "meta")
+
+
 @FAMILIES
 def test_logprobs_equal_those_of_each_text_by_itself(family):
     net, features = network(family), ragged_features()

@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from git_caption.errors import UsageError, WeightsError
+from git_caption.model.device_map import DeviceMap
 from git_caption.model.language import (
     build_language_model,
     check_context,
     context_length,
+    converted,
+    input_device,
     position_ids,
-    quantized,
     width,
 )
 from git_caption.params.model import LanguageModelConfig
@@ -85,6 +87,21 @@ def test_pickled_weights_are_read(tmp_path):
     assert torch.equal(loaded(IDS).logits, model(IDS).logits)
 
 
+def test_rope_scaling_is_read_as_llama_3_spells_it(published, tmp_path):
+    model = build_language_model(LanguageModelConfig(name="llama3"), published("llama3"))
+    (tmp_path / "model.safetensors").write_bytes((published("llama3") / "model.safetensors").read_bytes())
+    config = json.loads((published("llama3") / "config.json").read_text())
+    scaling = config.pop("rope_parameters")
+    ids = torch.arange(100)[None]
+    logits = []
+    for spelled in ({"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}, {"rope_theta": 500000.0}):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **spelled}))
+        logits.append(build_language_model(LanguageModelConfig(name="llama3"), tmp_path)(ids).logits)
+
+    assert torch.equal(logits[0], model(ids).logits)
+    assert not torch.allclose(logits[1], logits[0], atol=1e-2)
+
+
 class Payload:
     def __init__(self, path) -> None:
         self.path = path
@@ -143,8 +160,9 @@ def test_buffers_that_old_files_store_are_no_misfit(tmp_path):
 
 
 def test_folders_without_a_model_are_named(tmp_path):
-    with pytest.raises(WeightsError, match=rf"{tmp_path}: not a loadable causal language model"):
-        build_language_model(LanguageModelConfig(name="gpt2"), tmp_path)
+    for device_map in (None, DeviceMap("auto"), DeviceMap({"": "cpu"})):
+        with pytest.raises(WeightsError, match=rf"{tmp_path}: not a loadable causal language model"):
+            build_language_model(LanguageModelConfig(name="gpt2"), tmp_path, device_map=device_map)
     saved("gpt2", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x10\x00\x00")
     with pytest.raises(WeightsError, match=rf"{tmp_path}: not a loadable causal language model"):
@@ -169,7 +187,7 @@ def test_quantized_models_run_on_a_cpu_close_to_full_precision(tmp_path, family,
     config = LanguageModelConfig(name=family, quantization=quantization)
 
     loaded = build_language_model(config, tmp_path)
-    remade = quantized(model, quantization, torch.float32, "cpu")
+    remade = converted(model, quantization, torch.float32, "cpu")
 
     kinds = [type(module).__name__ for name, module in loaded.named_modules() if "layers.0." in name or "h.0." in name]
     assert kinds.count(layer) >= 4
@@ -202,7 +220,7 @@ def test_gradients_reach_a_prefix_through_a_quantized_model(tmp_path):
 def test_no_quantization_leaves_the_model_as_it_is():
     model = build_language_model(embedded("gpt2"))
 
-    assert quantized(model, "none", torch.float32, "cpu") is model
+    assert converted(model, "none", torch.float32, "cpu") is model
 
 
 def test_quantization_that_is_unknown_or_not_installed_is_refused(tmp_path, monkeypatch):
@@ -212,6 +230,16 @@ def test_quantization_that_is_unknown_or_not_installed_is_refused(tmp_path, monk
     monkeypatch.setattr("git_caption.model.language.is_bitsandbytes_available", lambda: False)
     with pytest.raises(UsageError, match=r"8bit loading needs bitsandbytes: pip install 'git-caption\[8bit\]'"):
         build_language_model(LanguageModelConfig(name="gpt2", quantization="8bit"), tmp_path)
+
+
+def test_embeddings_that_are_on_the_disk_are_computed_where_they_are_moved_to(published):
+    folder, config = published("opt"), LanguageModelConfig(name="opt")
+    spread = build_language_model(config, folder, device_map=DeviceMap({"": "disk"}))
+
+    assert spread.get_input_embeddings().weight.device == torch.device("meta")
+    assert input_device(spread) == torch.device("cpu")
+    assert input_device(build_language_model(config, folder)) == torch.device("cpu")
+    assert input_device(build_language_model(config, folder).to("meta")) == torch.device("meta")
 
 
 def test_positions_count_real_tokens_only():

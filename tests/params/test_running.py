@@ -51,3 +51,21 @@ def test_values_are_checked() -> None:
         "job: 'on_error': expected one of skip, raise, found 'ignore'",
         "job: 'resume': expected True or False, found 'yes'",
     ]
+
+
+@pytest.mark.parametrize(
+    "device_map",
+    [None, "auto", "balanced", "balanced_low_0", "sequential", {"": "disk"}, {"model": 0, "lm_head": "cpu"}],
+)
+def test_device_maps(device_map: object) -> None:
+    assert parse(RunningParams, {"device_map": device_map}, "job").device_map == device_map
+
+
+def test_device_maps_that_are_none_of_accelerates() -> None:
+    assert faults(RunningParams, {"device_map": "balance"}, "job") == [
+        "job: 'device_map': expected one of auto, balanced, balanced_low_0, sequential or keys and values or None, "
+        "found 'balance'; did you mean 'balanced'?"
+    ]
+    assert faults(RunningParams, {"max_memory": {"0": "10GiB"}}, "job") == [
+        "job: 'max_memory': bounds a 'device_map' and there is none: give one, as 'auto'"
+    ]

@@ -11,7 +11,7 @@ from git_caption.params.model import PromptConfig
 from git_caption.samples.collate import Collate
 from git_caption.samples.steps import TrainingSteps
 from git_caption.samples.training_tsv import TrainingTsv
-from git_caption.text.tokenizer import train_bpe
+from git_caption.text.tokenizer import load_tokenizer, train_bpe
 from git_caption.tsv.rows import CaptionRow, ImageRow, Question, QuestionRow
 from git_caption.tsv.writer import TsvWriter
 
@@ -88,6 +88,18 @@ def test_a_batch_holds_one_text_for_each_caption_and_question_drawn(files, token
     assert prompts == ["", "", "Q which? A"] * 2
     assert sorted(targets[:2]) == ["grey k1", "picture k1"] and targets[2] == " k1" and targets[5] == " k4"
     assert all(ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in ids[:-1] for ids in batch.target_ids)
+
+
+def test_texts_of_a_chat_begin_where_the_template_leaves_off(files, published):
+    tokenizer = load_tokenizer(published("qwen2"))
+    prompt = PromptConfig(caption="Describe it.", question="{question} One word.", chat=True, system="Look.")
+    batch = Collate(tokenizer, prompt, captions=1, questions=1)([files()[1]], random.Random(0))
+    before = "<|im_start|>system\nLook.<|im_end|>\n<|im_start|>user\n"
+    after = "<|im_end|>\n<|im_start|>assistant\n"
+    prompts = [tokenizer.decode(ids) for ids in batch.prompt_ids]
+    assert prompts == [f"{before}Describe it.{after}", f"{before}which? One word.{after}"]
+    targets = [tokenizer.decode(ids) for ids in batch.target_ids]
+    assert targets[0] in ("picture k1<|im_end|>", "grey k1<|im_end|>") and targets[1] == "k1<|im_end|>"
 
 
 def test_an_epoch_shows_every_picture_once_in_an_order_of_its_own(files, tokenizer):

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from git_caption.errors import UsageError, WeightsError
-from git_caption.text.tokenizer import decode, encode_prompt, load_tokenizer, train_bpe
+from git_caption.text.tokenizer import decode, encode_prompt, end_token_ids, load_tokenizer, train_bpe
+from tests.language_families import FAMILIES
 
 TEXTS = ["a red circle above a blue square", "what is the colour of the big triangle?", "two small stars"] * 5
 
@@ -173,3 +175,62 @@ def test_special_tokens_are_left_out_and_spaces_stay(tokenizer):
     ids = encode_prompt(tokenizer, " two  stars .")
 
     assert decode(tokenizer, [0, *ids, 0]) == " two  stars ."
+
+
+# --- families
+
+EACH = pytest.mark.parametrize("family", FAMILIES)
+
+
+def tokens(tokenizer, ids):
+    return tuple(tokenizer.convert_ids_to_tokens(list(ids)))
+
+
+@EACH
+def test_every_family_pads_and_begins_as_published(family, published, tmp_path):
+    tokenizer = load_tokenizer(published(family))
+    tokenizer.save_pretrained(tmp_path)
+
+    for one in (tokenizer, load_tokenizer(tmp_path)):  # a checkpoint keeps it so
+        assert one.pad_token == FAMILIES[family].padding
+        assert tokens(one, encode_prompt(one, "")) == FAMILIES[family].in_front
+        ids = encode_prompt(one, "what is left?")
+        assert tokens(one, ids[: len(FAMILIES[family].in_front)]) == FAMILIES[family].in_front
+        assert not set(ids[len(FAMILIES[family].in_front) :]) & set(one.all_special_ids)
+
+
+@EACH
+def test_texts_of_every_family_come_back_with_their_spaces(family, published):
+    tokenizer = load_tokenizer(published(family))
+
+    for text in ("a red  circle", " left of it", "naïve 星 é", "two\nlines "):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert decode(tokenizer, [*ids, tokenizer.eos_token_id, tokenizer.pad_token_id]).strip() == text.strip()
+    # generated in pieces, a text has its spaces where it had them
+    ids = tokenizer(" red circle", add_special_tokens=False)["input_ids"]
+    assert decode(tokenizer, encode_prompt(tokenizer, "a") + ids) == "a red circle"
+
+
+# --- ends
+
+
+def model_with(eos, vocab_size=60):
+    text = SimpleNamespace(vocab_size=vocab_size)
+    return SimpleNamespace(config=SimpleNamespace(eos_token_id=eos, get_text_config=lambda: text))
+
+
+def test_the_tokenizers_end_comes_first_and_each_once(published):
+    tokenizer = load_tokenizer(published("qwen2"))  # ends with id 2
+
+    assert end_token_ids(tokenizer, model_with([0, 2, 5])) == (2, 0, 5)
+    assert end_token_ids(tokenizer, model_with(0)) == (2, 0)
+    assert end_token_ids(tokenizer, model_with(None)) == (2,)
+
+
+def test_ids_that_no_token_has_and_the_begin_token_end_nothing(tmp_path):
+    write_llama(tmp_path, {"tokenizer_class": "LLaMATokenizer", "bos_token": "", "eos_token": "", "unk_token": ""})
+    tokenizer = load_tokenizer(tmp_path)
+
+    # as decapoda-research/llama-7b-hf says in its configs; 1 begins
+    assert end_token_ids(tokenizer, model_with(1)) == (2,)
+    assert end_token_ids(tokenizer, model_with([2, 59, 60, 50256])) == (2, 59)

@@ -14,6 +14,8 @@ from git_caption.errors import UsageError
 from git_caption.jobs.shapes import make
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import TextBatch
+from git_caption.model.language import build_language_model
+from git_caption.params.model import LanguageModelConfig
 from git_caption.params.shapes import ShapesDataParams
 from git_caption.samples.collate import Batch
 from git_caption.training import objectives
@@ -143,6 +145,47 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path, ca
     assert main(["--config", _config(data, tmp_path / "nan", lr=1e30, warmup_steps=0, epochs=3)]) == 1
     assert "at step" in capsys.readouterr().err
     assert not (tmp_path / "nan" / "config.json").exists()
+
+
+def test_a_chat_needs_a_template_before_anything_is_trained(data, tmp_path, capsys):
+    config = _config(data, tmp_path / "chat", prompt={"question": "{question}", "chat": True})
+    assert main(["--config", config]) == 2
+    assert "'chat': the language model's tokenizer has no chat template" in capsys.readouterr().err
+    assert not (tmp_path / "chat" / "journal.csv").exists()
+
+
+def test_an_instruct_model_is_trained_as_the_chat_it_is_asked_in_later(data, published, tmp_path):
+    out = tmp_path / "instruct"
+    prompt = {"caption": "Describe it.", "question": "{question}", "chat": True, "system": "Look."}
+    language_model = {"name": str(published("qwen2"))}
+    config = _config(data, out, language_model=language_model, prompt=prompt, train_language_model=False, epochs=0.5)
+    assert main(["--config", config]) == 0
+
+    from git_caption import Captioner
+
+    captioner = Captioner.load(out, device="cpu")
+    assert captioner.tokenizer.decode(captioner.prompt_ids(captioner.caption_prompt())) == (
+        "<|im_start|>system\nLook.<|im_end|>\n<|im_start|>user\nDescribe it.<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_language_model_saved_in_bits_stays_frozen(trained, data, published, tmp_path, capsys):
+    pytest.importorskip("bitsandbytes")
+    folder = tmp_path / "bits"
+    bits = {"name": str(published("qwen2")), "quantization": "8bit"}
+    model = build_language_model(LanguageModelConfig(**bits), published("qwen2"))
+    model.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).write_bytes((published("qwen2") / file).read_bytes())
+    out = tmp_path / "run"
+    config = _config(data, out, language_model={"name": str(folder)}, train_language_model=trained, epochs=0.5)
+    assert main(["--config", config]) == (2 if trained else 0)
+    if trained:
+        assert f"'train_language_model': {folder} is in 8bit and cannot be trained" in capsys.readouterr().err
+    else:
+        written = json.loads((out / "config.json").read_text())["language_model"]
+        assert (written["quantization"], written["weights"]["id"]) == ("8bit", str(folder))
 
 
 def test_flags_win_over_the_config_file(data, tmp_path):
