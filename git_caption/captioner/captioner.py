@@ -16,24 +16,27 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from git_caption.captioner import checkpoint
-from git_caption.captioner.loading import Dtype, device_of, dtype_of, load
+from git_caption.captioner.loading import Dtype, device_of, dtype_of, load, pretrained_folder
 from git_caption.decoding.generate import Generated, Identity, generate
 from git_caption.errors import DataError, UsageError
 from git_caption.images.decode import decode
+from git_caption.images.processor import Preparation
 from git_caption.images.reader import ImageReader
 from git_caption.images.transform import Transform, normalise
 from git_caption.model.device_map import DeviceMap
+from git_caption.model.git import GitNetwork
 from git_caption.model.language import Quantization
 from git_caption.model.vision import Features
 from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
+from git_caption.params.model import CaptionerConfig
 from git_caption.params.schema import parse
 from git_caption.text.prompts import begins_word, prompt_ids, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from git_caption.model.git import GitNetwork
-    from git_caption.params.model import CaptionerConfig
+    from git_caption.model.pretrained import PretrainedNetwork
+    from git_caption.params.pretrained import PretrainedConfig
 
 __all__ = ["Captioner", "Features", "Generated", "Identity", "Picture"]
 
@@ -55,8 +58,8 @@ class Captioner:
 
     def __init__(
         self,
-        config: CaptionerConfig,
-        network: GitNetwork,
+        config: CaptionerConfig | PretrainedConfig,
+        network: GitNetwork | PretrainedNetwork,
         tokenizer: PreTrainedTokenizerBase,
         fingerprint: str = "",
         exact_decode: bool = False,
@@ -96,7 +99,8 @@ class Captioner:
         """Load a captioner.
 
         Args:
-            path: a checkpoint directory, the hub id of one, or a `.pt` file of generative-image-to-text.
+            path: a checkpoint directory, a pretrained captioner of transformers (a folder, as `save_pretrained` writes
+                it), the hub id of one of these, or a `.pt` file of generative-image-to-text.
             image_encoder_type: of an old file: `ViT-B/32`, ..., or a local file of that form.
             language_model: of an old file: hub id or folder.
             mapping_type: of an old file; `"None"` is linear there.
@@ -116,6 +120,22 @@ class Captioner:
             WeightsError: weights that cannot be found or do not fit.
         """
         on = device_of(device)
+        if (folder := pretrained_folder(path)) is not None:
+            from git_caption.captioner.pretrained import load_pretrained  # here, for its captioners extend this class
+
+            _describes_itself(
+                folder,
+                image_encoder_type=image_encoder_type,
+                language_model=language_model,
+                mapping_type=mapping_type,
+                output_grid=output_grid,
+                input_resolution=input_resolution,
+                test_crop_size=test_crop_size,
+                test_respect_ratio_max=test_respect_ratio_max,
+                device_map=device_map,
+                max_memory=max_memory,
+            )
+            return load_pretrained(folder, quantization or "none", on, dtype_of(dtype, on), exact_decode)
         return cls(
             *load(
                 path,
@@ -140,6 +160,10 @@ class Captioner:
         Raises:
             UsageError: the tokenizer has no chat template, or a system message without a chat.
         """
+        if chat is None and system is None:
+            return self
+        if not isinstance(self.config, CaptionerConfig):
+            raise UsageError("chat and system: a pretrained captioner has a template of its own; leave them out")
         own = self.config.prompt
         chat = own.chat if chat is None else chat
         prompt = replace(own, chat=chat, system=(own.system if chat else "") if system is None else system)
@@ -149,8 +173,22 @@ class Captioner:
         return Captioner(config, self.network, self.tokenizer, self.fingerprint, self.exact_decode)
 
     def save(self, folder: str | Path) -> None:
-        """Write the captioner as a checkpoint directory. Raises as `checkpoint.save`."""
-        checkpoint.save(self.config, self.network, self.tokenizer, Path(folder))
+        """Write the captioner as a checkpoint directory. Raises as `checkpoint.save` and `own_parts`."""
+        config, network = self.own_parts()
+        checkpoint.save(config, network, self.tokenizer, Path(folder))
+
+    def own_parts(self) -> tuple[CaptionerConfig, GitNetwork]:
+        """The config and the network of a captioner that is image encoder, mapper and language model.
+
+        Raises:
+            UsageError: it is a pretrained one of transformers, which runs as it is: it is neither saved nor trained.
+        """
+        if not isinstance(self.config, CaptionerConfig) or not isinstance(self.network, GitNetwork):
+            raise UsageError(
+                "a pretrained captioner is neither saved as a checkpoint nor trained; expected one of image encoder, "
+                "mapper and language model"
+            )
+        return self.config, self.network
 
     def caption(
         self,
@@ -240,9 +278,10 @@ class Captioner:
         Raises:
             DataError: more frames than the temporal embedding has positions.
         """
+        config, network = self.own_parts()
         with torch.inference_mode():
-            frames = self.network.placed_in_time(self.encode(pixels))
-        if self.config.image_encoder.output == "pooled":
+            frames = network.placed_in_time(self.encode(pixels))
+        if config.image_encoder.output == "pooled":
             return Features(frames.values.mean(dim=0, keepdim=True), frames.mask[:1])
         return Features(frames.values.flatten(0, 1)[None], frames.mask.flatten()[None])
 
@@ -283,10 +322,11 @@ class Captioner:
         return prompt_ids(self.tokenizer, self.config.prompt, prompt)
 
     @property
-    def transform(self) -> Transform:
+    def transform(self) -> Preparation:
         """From an RGB picture to pixels, uint8[3, R, R] or of the picture's own shape; needs no torch."""
-        chosen = self.config.transform
-        cell = self.network.image_encoder.cell or 1
+        config, network = self.own_parts()
+        chosen = config.transform
+        cell = network.image_encoder.cell or 1
         return Transform(chosen.resolution, chosen.interpolation, chosen.resize, chosen.longest, cell)
 
     @property
@@ -297,7 +337,7 @@ class Captioner:
     @property
     def device(self) -> torch.device:
         """Where pixels and features go."""
-        return next(self.network.mapper.parameters()).device
+        return next(self.network.parameters()).device
 
     def _texts(
         self,
@@ -370,3 +410,9 @@ def _joined(rows: Sequence[Features]) -> Features:
     values = torch.nn.utils.rnn.pad_sequence([row.values[0] for row in rows], batch_first=True)  # [B, N, D_v]
     masks = torch.nn.utils.rnn.pad_sequence([row.mask[0] for row in rows], batch_first=True)
     return Features(values, masks)
+
+
+def _describes_itself(folder: Path, **given: Any) -> None:
+    """Refuse keys that are for an old tool's file, or for parts that a pretrained captioner does not have."""
+    if named := [f"{name} {value!r}" for name, value in given.items() if value is not None]:
+        raise UsageError(f"{folder}: {', '.join(named)} given, but a pretrained captioner runs as it is: leave out")

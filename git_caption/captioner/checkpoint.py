@@ -71,7 +71,7 @@ def load_config(folder: Path) -> CaptionerConfig:
     Raises:
         WeightsError: it is not there, is not JSON, or has keys or values this version does not know; all listed.
     """
-    content = _read_json(folder)
+    content = read_json(folder)
     config, faults = read(CaptionerConfig, content, str(folder / CONFIG))
     if config is None:
         raise WeightsError("; ".join(faults))
@@ -185,7 +185,7 @@ def is_checkpoint(folder: Path) -> bool:
     Raises:
         WeightsError: the config.json is not JSON.
     """
-    return _current(folder, CONFIG).is_file() and "image_encoder" in _read_json(folder)
+    return _current(folder, CONFIG).is_file() and "image_encoder" in read_json(folder)
 
 
 def _checkpoint_files(folder: Path) -> dict[str, Path]:
@@ -196,7 +196,8 @@ def _checkpoint_files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in files.items() if path.is_file()}
 
 
-def _read_json(folder: Path) -> Any:
+def read_json(folder: Path) -> Any:
+    """The content of the folder's config.json. Raises WeightsError: it is not readable, or not JSON."""
     try:
         return json.loads(_current(folder, CONFIG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

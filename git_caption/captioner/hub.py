@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from git_caption.errors import UsageError, WeightsError
 from git_caption.params.paths import is_hub_id
+from git_caption.params.pretrained import GIT_MODELS
 
 if TYPE_CHECKING:
     from git_caption.model.clip_table import Pretrained
@@ -24,6 +25,8 @@ REQUEST_SECONDS = 5.0
 LANGUAGE_MODEL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FOLDER_FILES = ("config.json", "preprocessor_config.json")  # of an image encoder, beside the weights
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+SECOND_TOKENIZER = "qformer_tokenizer/"  # of InstructBLIP
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
 
 # Takes the names of the files of a repository; gives those wanted and, in words, those that are not among them.
@@ -69,9 +72,9 @@ def resolve_language_model(name: str, revision: str | None = None, *, weights: b
     return _folder(name, revision, choice, marker="config.json", what="language model")
 
 
-def resolve_checkpoint(name: str, revision: str | None = None) -> Path:
-    """The folder of a checkpoint of ours: a local one, or a hub id. Raises as `resolve_language_model` does."""
-    return _folder(name, revision, _checkpoint_files, marker="config.json", what="checkpoint")
+def resolve_captioner(name: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint of ours or of a pretrained captioner. Raises as `resolve_language_model` does."""
+    return _folder(name, revision, _captioner_files, marker="config.json", what="captioner")
 
 
 def resolve_encoder(name: str, revision: str | None = None) -> Path:
@@ -106,7 +109,7 @@ def resolve_encoder(name: str, revision: str | None = None) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Fetch whatever `name` is into the cache: an image encoder, a language model or a checkpoint of ours.
+    """Fetch whatever `name` is into the cache: an image encoder, a language model or a captioner.
 
     Raises:
         WeightsError: it cannot be had.
@@ -114,6 +117,7 @@ def fetch(name: str) -> Path:
     """
     from git_caption.model import clip_table  # here, for it brings open_clip and with it torch
 
+    name = GIT_MODELS.get(name, name)
     if ":" in name or clip_table.architecture_name(name) is not None:
         return resolve_encoder(name)
     if Path(name).expanduser().exists():
@@ -246,7 +250,8 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _language_model_files(names: Collection[str], weights: bool) -> tuple[list[str], list[str]]:
-    wanted = [name for name in names if "/" not in name and name.endswith((".json", ".txt", ".model", ".jinja"))]
+    at_top = [name for name in names if "/" not in name.removeprefix(SECOND_TOKENIZER)]
+    wanted = [name for name in at_top if name.endswith((".json", ".txt", ".model", ".jinja"))]
     wanted = [name for name in wanted if not name.endswith(".index.json")]
     missing = [] if "config.json" in names else ["config.json"]
     if weights:
@@ -274,6 +279,16 @@ def _checkpoint_files(names: Collection[str]) -> tuple[list[str], list[str]]:
     missing = [name for name in ("config.json", "model.safetensors") if name not in names]
     if not any(name.startswith("tokenizer/") for name in names):
         missing.append("tokenizer/")
+    return wanted, missing
+
+
+def _captioner_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Files of a pretrained captioner where its tokenizer or image processor is there, else of a checkpoint of ours."""
+    if not any(name in names for name in (*PROCESSOR_FILES, *TOKENIZER_FILES)):
+        return _checkpoint_files(names)
+    wanted, missing = _language_model_files(names, weights=True)
+    if not any(name in names for name in PROCESSOR_FILES):
+        missing.append(" or ".join(PROCESSOR_FILES))
     return wanted, missing
 
 

@@ -25,10 +25,12 @@ from git_caption.model.language import (
     width,
 )
 from git_caption.model.mapping import build_mapper
+from git_caption.model.pretrained import loader
 from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import build_image_encoder
 from git_caption.params.model import CaptionerConfig
 from git_caption.params.paths import is_hub_id
+from git_caption.params.pretrained import PretrainedConfig
 from git_caption.params.schema import to_dict
 from git_caption.text.tokenizer import load_tokenizer
 
@@ -72,7 +74,7 @@ def load(
         network, sources = _network(old.config, old.tensors, source, device, dtype, device_map)
         config = _seen_as(old.config, network, test_crop_size, test_respect_ratio_max)
         tokenizer = load_tokenizer(old.language_model)
-        print_of = _fingerprint(checkpoint.weights_sha256(folder), config, [*sources, old.language_model])
+        print_of = fingerprint(checkpoint.weights_sha256(folder), config, [*sources, old.language_model])
         return config, network, tokenizer, print_of
     folder = _directory(str(path))
     config = checkpoint.load_config(folder)
@@ -96,7 +98,20 @@ def load(
     config = replace(config, language_model=replace(config.language_model, quantization=held))
     config = _seen_as(config, network, test_crop_size, test_respect_ratio_max)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder))
-    return config, network, tokenizer, _fingerprint(checkpoint.weights_sha256(folder), config, sources)
+    return config, network, tokenizer, fingerprint(checkpoint.weights_sha256(folder), config, sources)
+
+
+def pretrained_folder(path: str | Path) -> Path | None:
+    """The folder that a path or hub id stands for, where it holds a pretrained captioner of transformers; else None.
+
+    Raises:
+        UsageError: a path that is not there.
+        WeightsError: a folder that holds no captioner, or a hub id that cannot be had.
+    """
+    if Path(path).expanduser().is_file():
+        return None
+    folder = _directory(str(path))
+    return None if checkpoint.is_checkpoint(folder) else folder
 
 
 def device_of(name: str) -> torch.device:
@@ -136,18 +151,22 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
 
 
 def _directory(path: str) -> Path:
-    """The checkpoint directory a path or hub id stands for."""
+    """The directory of the captioner, of ours or of transformers, that a path or hub id stands for."""
     folder = Path(path).expanduser()
-    if checkpoint.is_checkpoint(folder):
-        return folder
-    expected = "a checkpoint directory, a hub id, or a .pt file of generative-image-to-text is expected"
-    if (folder / checkpoint.CONFIG).is_file():
-        raise WeightsError(f"model_path {path!r}: its config.json is not a captioner's (no image_encoder); {expected}")
-    if folder.is_dir():
-        raise UsageError(f"model_path {path!r}: the folder has no config.json; {expected}")
-    if not is_hub_id(path):
-        raise UsageError(f"model_path {path!r}: there is no such file or folder; {expected}")
-    return hub.resolve_checkpoint(path)
+    expected = "a checkpoint directory, a pretrained captioner, or a .pt file of generative-image-to-text is expected"
+    if not checkpoint.is_checkpoint(folder) and not (folder / checkpoint.CONFIG).is_file():
+        if folder.is_dir():
+            raise UsageError(f"model_path {path!r}: the folder has no config.json; {expected}")
+        if not is_hub_id(path):
+            raise UsageError(f"model_path {path!r}: there is no such file or folder; {expected}")
+        folder = hub.resolve_captioner(path)
+    if not checkpoint.is_checkpoint(folder):
+        settings = checkpoint.read_json(folder)
+        if loader(settings) is None:
+            seen = f"model_type {settings['model_type']!r}" if settings.get("model_type") else "no image_encoder"
+            raise WeightsError(f"model_path {path!r}: its config.json is not a captioner's ({seen}); {expected}")
+        folder = hub.resolve_captioner(str(folder))
+    return folder
 
 
 def _contradictions(config: CaptionerConfig, folder: Path, **given: Any) -> None:
@@ -235,7 +254,7 @@ def _seen_as(
     return replace(config, transform=transform)
 
 
-def _fingerprint(weights_sha256: str, config: CaptionerConfig, sources: list[Path]) -> str:
+def fingerprint(weights_sha256: str, config: CaptionerConfig | PretrainedConfig, sources: list[Path]) -> str:
     """A digest of all that can change what the captioner says; of frozen parts the commit, or sizes and times."""
     parts: list[Any] = [weights_sha256, to_dict(config)]
     for source in sources:

@@ -36,8 +36,8 @@ class AllowedTexts:
         self.longest = max(map(len, self._texts))
 
     def following(self, ids: Sequence[int]) -> list[int]:
-        """The tokens that may come after `ids`, the beginning of an allowed text."""
-        return self._following[tuple(ids)]
+        """The tokens that may come after `ids`; none where these begin no allowed text."""
+        return self._following.get(tuple(ids), [])
 
     def text(self, ids: Sequence[int]) -> str:
         """The text that `ids` spell, letter for letter as it was given."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from git_caption.model.git import GitNetwork
+    from git_caption.model.pretrained import PretrainedNetwork
     from git_caption.model.vision import Features
     from git_caption.params.decoding import Decoding
 
@@ -62,7 +63,7 @@ class Generated:
 
 @torch.inference_mode()
 def generate(
-    network: GitNetwork,
+    network: GitNetwork | PretrainedNetwork,
     features: Features,
     prompt_ids: Sequence[Sequence[int]],
     decoding: Decoding,
@@ -105,9 +106,9 @@ def generate(
         rows = beam_search(continuation, decoding, rules, ending, budgets)
     else:
         rows = one_by_one(continuation, decoding, rules, ending, budgets, _generators(decoding, identities))
-    found = [[_finished(text, decoding.stop, tokenizer, allowed) for text in texts] for texts in rows]
+    found = [[finished(text, decoding.stop, tokenizer, allowed) for text in texts] for texts in rows]
     if decoding.do_sample:
-        found = [_best_first(texts, decoding.length_penalty) for texts in found]
+        found = [best_first(texts, decoding.length_penalty) for texts in found]
     if not decoding.with_scores:
         found = [[replace(text, logprob=None, mean_logprob=None) for text in texts] for texts in found]
     return found
@@ -160,7 +161,7 @@ def _first_stop(text: str, stops: Sequence[str]) -> int | None:
     return min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
 
 
-def _finished(
+def finished(
     found: Text,
     stops: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -182,6 +183,6 @@ def _finished(
     )
 
 
-def _best_first(texts: list[Generated], length_penalty: float) -> list[Generated]:
+def best_first(texts: list[Generated], length_penalty: float) -> list[Generated]:
     """Order sampled texts as beam search orders its beams: by the score per token to the power of the penalty."""
     return sorted(texts, key=lambda text: -(text.logprob or 0.0) / max(1, len(text.token_ids)) ** length_penalty)

@@ -104,7 +104,7 @@ def _loaded(
 ) -> Captioner:
     device_map, max_memory = json.loads(spread)
     return Captioner.load(
-        model.model_path,
+        model.path,
         image_encoder_type=model.image_encoder_type,
         language_model=model.language_model,
         mapping_type=model.mapper,

@@ -99,18 +99,10 @@ class GitNetwork(nn.Module):
         prefix, prefix_mask = self.prefix(features)
         if len(prompt_ids) != len(prefix):
             raise UsageError(f"{len(prompt_ids)} prompts for the features of {len(prefix)} images")
-        tokens, token_mask = _padded(prompt_ids, prefix.device, padding=0)
+        tokens, token_mask = padded(prompt_ids, prefix.device, padding=0)
         values = torch.cat([prefix, self._embed_tokens(tokens).to(prefix.dtype)], dim=1)
         mask = torch.cat([prefix_mask, token_mask], dim=1)
-        lengths = mask.sum(1)
-        if not bool((lengths > 0).all()):
-            raise UsageError("nothing to continue: a row has neither features nor a prompt")
-        if not bool(mask.all()):
-            # a stable sort by validity moves each row's padding to the left and keeps the rest in order
-            order = mask.long().argsort(dim=1, stable=True)[:, -int(lengths.max()) :]
-            values = values.gather(1, order[..., None].expand(-1, -1, values.shape[2]))
-            mask = mask.gather(1, order)
-            values = values.masked_fill(~mask[..., None], 0.0)
+        values, mask = left_packed(values, mask)
         return {"inputs_embeds": values, "attention_mask": mask.long()}
 
     def token_logprobs(self, features: Features, batch: TextBatch) -> Tensor:
@@ -126,7 +118,7 @@ class GitNetwork(nn.Module):
             raise UsageError(f"{len(batch.target_ids)} targets for {len(batch.prompt_ids)} prompts")
         context = self.language_inputs(features, batch.prompt_ids)
         start = context["inputs_embeds"].shape[1]
-        targets, target_mask = _padded(batch.target_ids, context["inputs_embeds"].device, padding=IGNORED)
+        targets, target_mask = padded(batch.target_ids, context["inputs_embeds"].device, padding=IGNORED)
         length = targets.shape[1]
         if length == 0:
             return context["inputs_embeds"].new_zeros(targets.shape, dtype=torch.float32)
@@ -160,7 +152,25 @@ class GitNetwork(nn.Module):
         return embedding
 
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device, padding: int) -> tuple[Tensor, Tensor]:
+def left_packed(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the padding of each row of float[B, L, D] to the left, the rest in order, and drop what pads all rows.
+
+    Raises:
+        UsageError: a row that is padding alone.
+    """
+    lengths = mask.sum(1)
+    if not bool((lengths > 0).all()):
+        raise UsageError("nothing to continue: a row has neither features nor a prompt")
+    if bool(mask.all()):
+        return values, mask
+    # a stable sort by validity moves each row's padding to the left and keeps the rest in order
+    order = mask.long().argsort(dim=1, stable=True)[:, -int(lengths.max()) :]
+    values = values.gather(1, order[..., None].expand(-1, -1, values.shape[2]))
+    mask = mask.gather(1, order)
+    return values.masked_fill(~mask[..., None], 0.0), mask
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device, padding: int) -> tuple[Tensor, Tensor]:
     """Right-pad rows of ids: long[B, T] and a mask bool[B, T]."""
     longest = max((len(row) for row in rows), default=0)
     ids = torch.full((len(rows), longest), padding, dtype=torch.long)

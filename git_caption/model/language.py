@@ -7,7 +7,7 @@ import json
 import pickle
 import tempfile
 import weakref
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -32,7 +32,16 @@ Quantization = Literal["none", "8bit", "4bit"]
 FLAGS: dict[Quantization, str] = {"8bit": "load_in_8bit", "4bit": "load_in_4bit"}  # of a quantization_config
 
 # buffers that old versions of transformers stored beside the weights; the models compute them now
-COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
+COMPUTED = (
+    ".rotary_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".crossattention.bias",
+    ".crossattention.masked_bias",
+    ".embeddings.position_ids",
+)
 
 
 def build_language_model(
@@ -219,8 +228,45 @@ def _from_folder(
     return model
 
 
+def load_pretrained_model(
+    folder: Path,
+    quantization: Quantization,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    kind: Any,
+    called: str,
+    in_full: Sequence[str] = (),
+    unused: Sequence[str] = (),
+) -> PreTrainedModel:
+    """Load any model of transformers from its folder, exactly, in evaluation mode.
+
+    Args:
+        folder: config.json and weights, as `save_pretrained` writes them.
+        quantization: none, 8bit or 4bit.
+        dtype: of the weights, or of what is left unquantized.
+        device: where the model goes.
+        kind: the class of transformers that loads it.
+        called: what errors call it.
+        in_full: patterns of the names of modules that are not quantized.
+        unused: parts of names of tensors that may be missing, for nothing is computed with them.
+
+    Raises:
+        UsageError: a quantization that is not installed.
+        WeightsError: it is no such model, or tensors are missing, unexpected or misshapen; all listed together.
+    """
+    options = _quantizing(folder, quantization, dtype, device, str(folder), in_full)
+    model = _loaded(folder, dtype, options, str(folder), kind=kind, called=called, unused=unused)
+    return model.eval() if "device_map" in options else _on(model, device)  # type: ignore[no-untyped-call]
+
+
 def _quantizing(
-    folder: Path, asked: Quantization, dtype: torch.dtype, device: torch.device | str, source: str
+    folder: Path,
+    asked: Quantization,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    source: str,
+    in_full: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What `from_pretrained` is told about bits: nothing of weights in full precision that stay so."""
     try:
@@ -235,14 +281,23 @@ def _quantizing(
     bits = stored if asked == "none" else asked
     if bits == "none":
         return {}
-    quantizing = {"quantization_config": _quantization_config(bits, dtype)}
+    quantizing = {"quantization_config": _quantization_config(bits, dtype, in_full)}
     return {"device_map": {"": device}} | (quantizing if stored == "none" else {})
 
 
-def _loaded(folder: Path, dtype: torch.dtype, options: dict[str, Any], source: str) -> PreTrainedModel:
+def _loaded(
+    folder: Path,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    source: str,
+    *,
+    kind: Any = AutoModelForCausalLM,
+    called: str = "causal language model",
+    unused: Sequence[str] = (),
+) -> PreTrainedModel:
     try:
         with _quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = kind.from_pretrained(
                 folder,
                 dtype=dtype,
                 local_files_only=True,
@@ -255,17 +310,16 @@ def _loaded(folder: Path, dtype: torch.dtype, options: dict[str, Any], source: s
     except torch.OutOfMemoryError:
         raise  # a RuntimeError too, and not the folder's fault
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{source}: not a loadable causal language model: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{source}: not a loadable {called}: {str(error).splitlines()[0]}") from error
     model, info = loaded
     unexpected = [name for name in info["unexpected_keys"] if not name.endswith(COMPUTED)]
     misshapen = [
         f"{name} is {tuple(seen)}, expected {tuple(expected)}" for name, seen, expected in info["mismatched_keys"]
     ]
-    found = described(
-        {"missing": sorted(info["missing_keys"]), "unexpected": sorted(unexpected), "misshapen": misshapen}
-    )
+    missing = [name for name in info["missing_keys"] if not any(part in name for part in unused)]
+    found = described({"missing": sorted(missing), "unexpected": sorted(unexpected), "misshapen": misshapen})
     if found:
-        raise WeightsError(f"{source} does not fit the language model: {found}")
+        raise WeightsError(f"{source} does not fit the {called}: {found}")
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -308,7 +362,9 @@ def _on(model: nn.Module, device: torch.device | str) -> PreTrainedModel:
     return model
 
 
-def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+def _quantization_config(
+    quantization: Quantization, dtype: torch.dtype, in_full: Sequence[str] = ()
+) -> BitsAndBytesConfig:
     if quantization not in FLAGS:
         raise UsageError(f"unknown quantization {quantization!r}, known: none, 8bit, 4bit")
     if not is_bitsandbytes_available():
@@ -318,4 +374,6 @@ def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Bits
     options: dict[str, Any] = {FLAGS[quantization]: True}
     if quantization == "4bit":
         options |= {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    if in_full:
+        options["llm_int8_skip_modules"] = list(in_full)
     return BitsAndBytesConfig(**options)  # type: ignore[no-untyped-call]

@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from git_caption.params.decoding import DecodingParams
+from git_caption.params.pretrained import GIT_MODELS
 from git_caption.params.running import RunningParams
-from git_caption.params.schema import group, key
+from git_caption.params.schema import group, key, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelParams:
     """Which captioner, and for an old tool's file what that file does not say."""
 
-    model_path: str = key(
-        help="checkpoint directory, repository on the hub, or an old tool's file",
+    model_path: str | None = key(
+        None,
+        help="checkpoint directory, folder or repository of a pretrained captioner, or an old tool's file",
         kind="model",
         example="data/shapes/model",
     )
+    model_name: str | None = key(None, help="a model of the GIT tool, in place of model_path: GIT_BASE_COCO, ...")
     image_encoder_type: str | None = key(None, help="image encoder of an old file: ViT-B/32, RN50, ... or a local file")
     language_model: str | None = key(None, help="language model of an old file: a repository on the hub or a folder")
     mapping_type: Literal["None", "linear", "linearLn", "mlp", "transformer"] | None = key(
@@ -39,6 +42,24 @@ class ModelParams:
     def mapper(self) -> str | None:
         """`mapping_type` under the mapper's own name."""
         return "linear" if self.mapping_type == "None" else self.mapping_type
+
+    @property
+    def path(self) -> str:
+        """`model_path`, or the repository that `model_name` stands for."""
+        path = self.model_path if self.model_name is None else GIT_MODELS[self.model_name]
+        assert path is not None, "check() has seen that one of the two is given"
+        return path
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Which captioner has to be said once, by a known name, as (keys concerned, message)."""
+        both = ("model_path", "model_name")
+        if self.model_path is None and self.model_name is None:
+            yield both, "missing key 'model_path': checkpoint directory, pretrained captioner, or an old tool's file"
+        if self.model_path is not None and self.model_name is not None:
+            yield both, "'model_path' and 'model_name' exclude each other; give one of them"
+        if self.model_name is not None and self.model_name not in GIT_MODELS:
+            hint = nearest(self.model_name, GIT_MODELS) or f"; known names: {', '.join(GIT_MODELS)}"
+            yield ("model_name",), f"'model_name': expected a model of the GIT tool, found {self.model_name!r}{hint}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ class PrefetchParams:
     """Keys of `prefetch`."""
 
     ids: tuple[str, ...] = key(
-        help="image encoders (ViT-B/32, ViT-B-32:laion2b_s34b_b79k) and repositories on the hub (gpt2), one or a list",
+        help="image encoders (ViT-B/32, ViT-B-32:laion2b_s34b_b79k), GIT's model names and repositories on the hub "
+        "(gpt2), one or a list",
         example=["ViT-B/32", "gpt2"],
     )
 

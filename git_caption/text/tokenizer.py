@@ -25,8 +25,12 @@ SENTENCEPIECE_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<u
 SMALLEST_VOCABULARY = 257  # every byte, and END
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, end_id: int | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer in a model's folder; one without a padding token pads with its end token.
+
+    Args:
+        folder: the model's.
+        end_id: the token that ends the model's texts, where it is not the tokenizer's own (BERT's have none).
 
     Raises:
         WeightsError: the folder holds no tokenizer, or one without an end token.
@@ -46,6 +50,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{folder}: no loadable tokenizer, expected tokenizer.json, vocab.json and merges.txt, or tokenizer.model "
             f"({str(error).strip().splitlines()[0]})"
         ) from error
+    if end_id is not None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_id)
     if tokenizer.eos_token_id is None:
         raise WeightsError(f"{folder}: the tokenizer has no end token (eos_token), so no text would ever end")
     if tokenizer.pad_token_id is None:

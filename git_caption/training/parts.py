@@ -105,7 +105,7 @@ def _as_trained(row: Texts, prompt: PromptConfig) -> list[str]:
 def _continued(params: TrainingParams, device: torch.device) -> Parts:
     """The parts of a checkpoint; a part that is trained now is stored from now on, not referred to."""
     captioner = Captioner.load(str(params.init_from), device=str(device), dtype="float32")
-    config = captioner.config
+    config, network = captioner.own_parts()
     if params.train_image_encoder:
         config = replace(config, image_encoder=replace(config.image_encoder, weights=None))
     if params.train_language_model:
@@ -116,7 +116,7 @@ def _continued(params: TrainingParams, device: torch.device) -> Parts:
             )
         config = replace(config, language_model=replace(config.language_model, weights=None))
     config = replace(config, prompt=params.prompt or config.prompt, decoding=params.decoding or config.decoding)
-    return Parts(captioner.network, captioner.tokenizer, config)
+    return Parts(network, captioner.tokenizer, config)
 
 
 def _new(params: TrainingParams, samples: TrainingTsv, device: torch.device) -> Parts:

@@ -14,7 +14,7 @@ from git_caption.captioner.hub import (
     cache_folder,
     fetch,
     is_offline,
-    resolve_checkpoint,
+    resolve_captioner,
     resolve_encoder,
     resolve_language_model,
     weight_files,
@@ -242,9 +242,9 @@ def test_paths_that_are_not_there_are_wrong_usage(hub_home, tmp_path):
 def test_checkpoints_on_the_hub(hub_home, tmp_path):
     source = files(tmp_path / "source", "config.json", "model.safetensors", "tokenizer/tokenizer.json")
     folder = hub_cache.snapshot(hub_home, "someone/captioner", source)
-    assert resolve_checkpoint("someone/captioner") == folder
+    assert resolve_captioner("someone/captioner") == folder
     with pytest.raises(WeightsError, match=r"someone/other: config.json, model.safetensors, tokenizer/ not found"):
-        resolve_checkpoint("someone/other")
+        resolve_captioner("someone/other")
 
 
 def test_the_variables_of_the_hubs_client_are_honoured(monkeypatch, tmp_path):

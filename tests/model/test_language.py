@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_listed_together(tmp_path, capfd):
     with pytest.raises(WeightsError) as caught:
         build_language_model(LanguageModelConfig(name="gpt2"), tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} does not fit the language model: 1 missing (transformer.ln_f.bias); "
+        f"{tmp_path} does not fit the causal language model: 1 missing (transformer.ln_f.bias); "
         "1 unexpected (transformer.extra.weight); 1 misshapen (transformer.wpe.weight is (16, 64), expected (32, 64))"
     )
     assert capfd.readouterr() == ("", "")

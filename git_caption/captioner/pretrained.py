@@ -1,0 +1,161 @@
+"""Pretrained captioners of transformers behind the captioner's own methods: BLIP, BLIP-2, GIT, VisionEncoderDecoder.
+
+What is no such model and still takes images and texts goes the general way, in `whole.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from git_caption.captioner.captioner import Captioner, Features, Generated, Identity, Pixels
+from git_caption.captioner.checkpoint import read_json
+from git_caption.captioner.loading import fingerprint
+from git_caption.captioner.whole import load_whole
+from git_caption.decoding.generate import generate
+from git_caption.errors import UsageError
+from git_caption.images.processor import Preparation, load_processor, prepared
+from git_caption.model.language import Quantization, load_pretrained_model
+from git_caption.model.pretrained import PretrainedNetwork, in_full, loader, network_of
+from git_caption.params.decoding import Decoding
+from git_caption.params.model import PromptConfig, TransformConfig
+from git_caption.params.pretrained import PretrainedConfig
+from git_caption.text.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# What asks a model in the words it was trained with; for the others the question is the prompt.
+PROMPTS = {"blip-2": PromptConfig(question="Question: {question} Answer:")}
+# The small files beside the weights: configs, vocabulary, chat template.
+DESCRIPTIONS = {".json", ".txt", ".model", ".jinja"}
+# A pooling layer that VisionEncoderDecoder's encoders have and captioning does not use; most checkpoints lack it.
+UNUSED = (".pooler.",)
+
+
+class PretrainedCaptioner(Captioner):
+    """A pretrained captioner.
+
+    Attributes:
+        config: how it is used.
+        network: the model, taken apart into features and continuation.
+        preparation: from an RGB picture to pixels, as its image processor says.
+    """
+
+    config: PretrainedConfig
+    network: PretrainedNetwork
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        network: PretrainedNetwork,
+        tokenizer: PreTrainedTokenizerBase,
+        prepare: Preparation,
+        fingerprint: str = "",
+        exact_decode: bool = False,
+    ) -> None:
+        """Join parts that are there already."""
+        super().__init__(config, network, tokenizer, fingerprint, exact_decode)
+        self.prepare = prepare
+
+    @property
+    def transform(self) -> Preparation:
+        """From an RGB picture to pixels, as its image processor says."""
+        return self.prepare
+
+    def encode_frames(self, pixels: Pixels) -> Features:
+        """The features [1, F * N, D_v] of one video of F frames uint8[F, 3, H, W]."""
+        with torch.inference_mode():
+            return self.network.join_frames(self.encode(pixels))
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The token ids of a prompt; the network knows what goes around it."""
+        found = self.tokenizer(prompt, add_special_tokens=self.network.special_tokens)["input_ids"]
+        return [int(token) for token in found]
+
+    def generate(
+        self, features: Features, prompts: Sequence[str], decoding: Decoding, identities: Sequence[Identity]
+    ) -> list[list[Generated]]:
+        """Generate after each prompt; see `Captioner.generate`."""
+        prompt_ids = [self.prompt_ids(prompt) for prompt in prompts]
+        after_prompt = any(prompts)
+        if self.network.mixes_lengths:
+            return generate(
+                self.network, features, prompt_ids, decoding, self.tokenizer, identities, after_prompt=after_prompt
+            )
+        counts = features.mask.sum(dim=1).tolist()  # image tokens of each row; padding is on the right
+        groups: dict[tuple[int, int], list[int]] = {}
+        for row, ids in enumerate(prompt_ids):
+            groups.setdefault((len(ids), counts[row]), []).append(row)
+        texts: list[list[Generated]] = [[]] * len(prompts)
+        for (_, count), rows in groups.items():
+            values = features.values[rows, :count]
+            found = generate(
+                self.network,
+                Features(values, values.new_ones(values.shape[:2], dtype=torch.bool)),
+                [prompt_ids[row] for row in rows],
+                decoding,
+                self.tokenizer,
+                [identities[row] for row in rows],
+                after_prompt=after_prompt,
+            )
+            for row, generated in zip(rows, found, strict=True):
+                texts[row] = generated
+        return texts
+
+
+def load_pretrained(
+    folder: Path, quantization: Quantization, device: torch.device, dtype: torch.dtype, exact_decode: bool
+) -> Captioner:
+    """The captioner in a folder of transformers that `loader` knows.
+
+    Raises:
+        UsageError: a quantization that is not installed, or that finds nothing to quantize.
+        WeightsError: weights, tokenizer or image processor that are not there or do not fit.
+    """
+    settings = read_json(folder)
+    model_type = settings["model_type"]
+    model = load_pretrained_model(
+        folder,
+        quantization,
+        dtype,
+        device,
+        kind=loader(settings),
+        called=f"{model_type} captioner",
+        in_full=in_full(model_type),
+        unused=UNUSED,
+    ).requires_grad_(False)
+    if quantization != "none" and not _quantized(model):
+        raise UsageError(f"{folder}: quantization {quantization!r} finds no text part to quantize; leave it out")
+    network = network_of(model)
+    if network is None:
+        return load_whole(folder, model, quantization, lambda config: pretrained_fingerprint(folder, config))
+    processor = load_processor(folder)
+    prepare, mean, std = prepared(processor)
+    config = PretrainedConfig(
+        model_type=model_type,
+        transform=TransformConfig(mean=mean, std=std),
+        prompt=PROMPTS.get(model_type, PromptConfig()),
+        quantization=quantization,
+    )
+    tokenizer = load_tokenizer(folder, network.end_id)
+    print_of = pretrained_fingerprint(folder, config)
+    return PretrainedCaptioner(config, network.eval(), tokenizer, prepare, print_of, exact_decode)
+
+
+def pretrained_fingerprint(folder: Path, config: PretrainedConfig) -> str:
+    """A digest of all that can change what the captioner says."""
+    described = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in DESCRIPTIONS}
+    digest = hashlib.sha256()
+    for name, content in sorted(described.items()):
+        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return fingerprint(digest.hexdigest(), config, [folder])
+
+
+def _quantized(model: PreTrainedModel) -> bool:
+    """Whether any layer is bitsandbytes'."""
+    return any(type(module).__module__.startswith("bitsandbytes") for module in model.modules())
