@@ -80,16 +80,16 @@ def run(
         _judge(parts, parts.failures, on_error, max_errors)
         missing = (number for number in range(len(parts)) if number not in parts.committed)
         done = sum(len(parts.rows_of(number)) for number in parts.committed)
-        chunks = read_chunks(source, missing, parts.rows_of, num_workers)
+        chunks = read_chunks(source, missing, parts.rows_of, num_workers, check=stopping.check)
         with closing(chunks), tqdm(total=len(source), initial=done, unit="row", disable=None) as progress:
             for number, items in chunks:
-                lines, failures = _computed(items, parts.rows_of(number), compute, on_error)
+                with stopping.at_once():
+                    lines, failures = _computed(items, parts.rows_of(number), compute, on_error)
                 parts.commit(number, lines, failures)
                 _judge(parts, failures, on_error, max_errors)
                 progress.update(len(items))
-                stopping.check()
+            stopping.check()
         lines_written = parts.join()
-        stopping.too_late = True
         parts.remove()
     return Summary(
         out=out,
@@ -157,25 +157,40 @@ def _judge(
 
 
 class _Signalled(BaseException):
-    """Raised where a signal found the main thread; no library catches it on the way out."""
+    """Raised because a signal came; no library catches it on the way out."""
 
 
 class _Stopping:
-    """The signal that came, if one did."""
+    """The signal that came, if one did.
+
+    It is raised at once while a chunk is computed, which may take minutes, and by `check` elsewhere: raised at any
+    instruction it could leave a lock of the process pool held, and ending the pool would wait for that lock for ever.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
-        self.too_late = False  # the output is complete: only tidying is left
+        self._at_once = False
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        if not self.too_late:
-            self.name = signal.Signals(number).name
+        self.name = signal.Signals(number).name
+        if self._at_once:
+            self._at_once = False
             raise _Signalled
 
     def check(self) -> None:
-        """Raises where the exception of `handle` was lost, as in a destructor."""
+        """Raises if a signal came."""
         if self.name is not None:
             raise _Signalled
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal is raised wherever it finds the main thread."""
+        self._at_once = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._at_once = False
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -27,6 +27,7 @@ Item_co = TypeVar("Item_co", covariant=True)
 
 SLICE_ROWS = 8
 CHUNKS_AHEAD = 2
+POLL_SECONDS = 0.2
 HANG_SECONDS = 300.0
 
 
@@ -97,16 +98,22 @@ def read_chunks(
     rows_of: Callable[[int], range],
     num_workers: int,
     *,
+    check: Callable[[], None] = lambda: None,
     hang_seconds: float = HANG_SECONDS,
 ) -> Generator[tuple[int, list[Item | Failure]]]:
     """Chunk numbers, as `chunks` gives them, with their rows in order; two chunks are read ahead.
 
     With `num_workers` 0 rows are read here, when asked for. Close the generator to end the workers early.
+    check: called again and again while rows are waited for; what it raises ends the reading.
     Raises JobFailed if a worker dies, or hangs for `hang_seconds` on a few rows, and what `source.read` raises.
     """
     if num_workers == 0:
         for number in chunks:
-            yield number, [source.read(row) for row in rows_of(number)]
+            here: list[Item | Failure] = []
+            for row in rows_of(number):
+                check()
+                here.append(source.read(row))
+            yield number, here
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy threads and CUDA state in mid-air
     leash, leash_end = context.Pipe(duplex=False)
@@ -123,7 +130,12 @@ def read_chunks(
             if not window:
                 break
             number, slices = window.popleft()
-            yield number, [item for rows, future in slices for item in _result(future, rows, source, hang_seconds)]
+            items: list[Item | Failure] = []
+            for rows, future in slices:
+                while not wait([future], POLL_SECONDS).done:
+                    check()
+                items += _result(future, rows, source, hang_seconds)
+            yield number, items
     except BaseException:
         leash_end.close()  # ends the workers now, whatever they are doing
         raise

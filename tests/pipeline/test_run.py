@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from git_caption.errors import DataError, JobFailed, UsageError
+from git_caption.errors import DataError, JobFailed, Stopped, UsageError
 from git_caption.pipeline.run import Summary, run
 from git_caption.pipeline.workers import read_chunks
 from git_caption.samples.sample import Failure
@@ -336,9 +337,35 @@ def test_compute_must_answer_for_every_row(out: Path) -> None:
         go(out, Letters(2), lambda numbers: [[["k"]]])
 
 
-def test_signal_handlers_are_put_back(out: Path) -> None:
-    import signal
+class Signalling(Letters):
+    """A signal comes while row 300 is read."""
 
+    def read(self, row: int) -> int | Failure:
+        if row == 300:
+            signal.raise_signal(signal.SIGTERM)
+            self.read_on = True
+        return super().read(row)
+
+
+def test_a_signal_waits_for_code_that_may_hold_a_lock(out: Path) -> None:
+    source = Signalling(600)
+    with pytest.raises(Stopped, match=r"stopped by SIGTERM; 1 of 3 chunks are kept"):
+        go(out, source)
+    assert source.read_on
+
+
+def test_a_signal_does_not_wait_for_a_chunk_to_be_computed(out: Path) -> None:
+    def compute(numbers: list[int]) -> list[list[list[str]]]:
+        if numbers[0] == 256:
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("computed on")
+        return twice(numbers)
+
+    with pytest.raises(Stopped, match=r"stopped by SIGINT; 1 of 3 chunks are kept"):
+        go(out, Letters(600), compute)
+
+
+def test_signal_handlers_are_put_back(out: Path) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     go(out, Letters(1))
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
