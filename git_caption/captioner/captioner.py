@@ -25,7 +25,7 @@ from git_caption.images.reader import ImageReader
 from git_caption.images.transform import Transform, normalise
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import Quantization
+from git_caption.model.quantization import Quantization
 from git_caption.model.vision import Features
 from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
 from git_caption.params.model import CaptionerConfig

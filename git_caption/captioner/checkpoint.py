@@ -213,7 +213,7 @@ def _sha256_of_file(path: Path) -> str:
 
 
 def _completed(config: CaptionerConfig, network: GitNetwork) -> CaptionerConfig:
-    from git_caption.model.language import quantization_of
+    from git_caption.model.quantization import quantization_of
 
     language_model = config.language_model
     if language_model.weights is None:

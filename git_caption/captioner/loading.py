@@ -16,16 +16,10 @@ from git_caption.captioner.legacy import git_tool
 from git_caption.errors import UsageError, WeightsError
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import (
-    Quantization,
-    build_language_model,
-    converted,
-    from_stored,
-    quantization_of,
-    width,
-)
+from git_caption.model.language import build_language_model, converted, from_stored, width
 from git_caption.model.mapping import build_mapper
 from git_caption.model.pretrained import loader
+from git_caption.model.quantization import Quantization, quantization_of
 from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import build_image_encoder
 from git_caption.params.model import CaptionerConfig

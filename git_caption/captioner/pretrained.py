@@ -19,8 +19,9 @@ from git_caption.captioner.whole import load_whole
 from git_caption.decoding.generate import generate
 from git_caption.errors import UsageError
 from git_caption.images.processor import Preparation, load_processor, prepared
-from git_caption.model.language import Quantization, load_pretrained_model
+from git_caption.model.folder import load_folder
 from git_caption.model.pretrained import PretrainedNetwork, in_full, loader, network_of
+from git_caption.model.quantization import Quantization, quantizing
 from git_caption.params.decoding import Decoding
 from git_caption.params.model import PromptConfig, TransformConfig
 from git_caption.params.pretrained import PretrainedConfig
@@ -119,16 +120,12 @@ def load_pretrained(
     """
     settings = read_json(folder)
     model_type = settings["model_type"]
-    model = load_pretrained_model(
-        folder,
-        quantization,
-        dtype,
-        device,
-        kind=loader(settings),
-        called=f"{model_type} captioner",
-        in_full=in_full(model_type),
-        unused=UNUSED,
+    options = quantizing(folder, quantization, dtype, device, str(folder), in_full(model_type))
+    model = load_folder(
+        loader(settings), folder, f"{model_type} captioner", unused=UNUSED, dtype=dtype, **options
     ).requires_grad_(False)
+    if not options:  # else it went there as it was read
+        model.to(device)  # type: ignore[arg-type]
     if quantization != "none" and not _quantized(model):
         raise UsageError(f"{folder}: quantization {quantization!r} finds no text part to quantize; leave it out")
     network = network_of(model)

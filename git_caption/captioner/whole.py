@@ -22,8 +22,9 @@ from git_caption.captioner.captioner import Captioner, Features, Generated, Iden
 from git_caption.decoding.whole import generate_whole, token_settings
 from git_caption.errors import DataError, WeightsError
 from git_caption.images.processor import Preparation, Whole
-from git_caption.model.language import Quantization, context_length
+from git_caption.model.language import context_length
 from git_caption.model.pretrained import PretrainedNetwork
+from git_caption.model.quantization import Quantization
 from git_caption.params.decoding import Decoding
 from git_caption.params.model import PromptConfig
 from git_caption.params.pretrained import PretrainedConfig

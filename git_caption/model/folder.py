@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from logging import ERROR
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,47 @@ from transformers.utils import logging
 from git_caption.errors import WeightsError
 from git_caption.model.weights import described
 
+# buffers that old versions of transformers stored beside the weights; the models compute them now
+COMPUTED = (
+    ".rotary_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".crossattention.bias",
+    ".crossattention.masked_bias",
+    ".embeddings.position_ids",
+)
+
 
 def load_folder(
-    model_class: Any, folder: Path, what: str, is_expected: Callable[[str], bool], **options: Any
+    kind: Any,
+    folder: Path,
+    what: str,
+    source: str | None = None,
+    *,
+    spare: tuple[str, ...] = (),
+    unused: Sequence[str] = (),
+    **options: Any,
 ) -> PreTrainedModel:
-    """A model of `model_class` with the weights of `folder`.
+    """A model with the weights of a folder as `save_pretrained` writes it.
 
     Args:
-        model_class: a class of transformers, or one of its Auto classes.
+        kind: a class of transformers, or one of its Auto classes.
         folder: config.json and weights.
         what: the model, as errors call it.
-        is_expected: whether a tensor that the model has no place for may be there all the same.
+        source: where the weights are from, as errors call it; the folder if not given.
+        spare: how names of tensors begin that the model has no place for and that may be there all the same.
+        unused: parts of names of tensors that may be missing, for nothing is computed with them.
         **options: of `from_pretrained`.
 
     Raises:
         WeightsError: it cannot be read, or tensors are missing, unexpected or misshapen, all listed together.
     """
+    source = source or str(folder)
     try:
         with quiet():
-            loaded: Any = model_class.from_pretrained(
+            loaded: Any = kind.from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -47,15 +69,18 @@ def load_folder(
     except torch.OutOfMemoryError:
         raise  # a RuntimeError too, and not the folder's fault
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{folder}: not a loadable {what}: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{source}: not a loadable {what}: {str(error).splitlines()[0]}") from error
     model, info = loaded
     misshapen = [
         f"{name} is {tuple(seen)}, expected {tuple(expected)}" for name, seen, expected in info["mismatched_keys"]
     ]
-    unexpected = sorted(name for name in info["unexpected_keys"] if not is_expected(name))
-    found = described({"missing": sorted(info["missing_keys"]), "unexpected": unexpected, "misshapen": misshapen})
+    unexpected = [
+        name for name in info["unexpected_keys"] if not name.endswith(COMPUTED) and not name.startswith(spare)
+    ]
+    missing = [name for name in info["missing_keys"] if not any(part in name for part in unused)]
+    found = described({"missing": sorted(missing), "unexpected": sorted(unexpected), "misshapen": misshapen})
     if found:
-        raise WeightsError(f"{folder} does not fit the {what}: {found}")
+        raise WeightsError(f"{source} does not fit the {what}: {found}")
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -66,9 +91,13 @@ def quiet() -> Iterator[None]:
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity(ERROR)
+    accelerate = getLogger("accelerate.big_modeling")  # says that weights are on the disk, as a device map asked
+    level = accelerate.level
+    accelerate.setLevel(ERROR)
     try:
         yield
     finally:
+        accelerate.setLevel(level)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

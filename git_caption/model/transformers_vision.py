@@ -110,15 +110,9 @@ def build_transformers_encoder(
     if folder is None:
         visual = model_class(tower)
     else:
-        expected = TEXT_TENSORS if in_pair else ()
-        visual = load_folder(
-            model_class,
-            folder,
-            f"image encoder {config.name!r}",
-            lambda name: name.startswith(expected),
-            config=tower,
-            dtype=torch.float32,
-        )
+        called = f"image encoder {config.name!r}"
+        spare = TEXT_TENSORS if in_pair else ()
+        visual = load_folder(model_class, folder, called, spare=spare, config=tower, dtype=torch.float32)
     if tower.model_type == "dinov3_vit":
         visual.embeddings.mask_token = None  # for its own training only
     if weights is not None and folder is None:

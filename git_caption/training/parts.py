@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.captioner import Captioner
 from git_caption.errors import UsageError
-from git_caption.model import language
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import build_language_model
+from git_caption.model.language import build_language_model, width
 from git_caption.model.mapping import build_mapper
+from git_caption.model.quantization import quantization_of
 from git_caption.model.vision import ImageEncoder, build_image_encoder, encoder_transform
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.model import (
@@ -132,7 +132,7 @@ def _new(params: TrainingParams, samples: TrainingTsv, device: torch.device) -> 
     )
     pooled = params.image_encoder.output == "pooled"
     mapper_config = params.mapper or MapperConfig("linear")
-    mapper = build_mapper(mapper_config, image_encoder.width, language.width(language_model), pooled)
+    mapper = build_mapper(mapper_config, image_encoder.width, width(language_model), pooled)
     config = CaptionerConfig(
         image_encoder=replace(params.image_encoder, weights=encoder_source),
         mapper=mapper_config,
@@ -179,7 +179,7 @@ def _language_model(
     folder = hub.resolve_language_model(config.name)
     source = None if trained else WeightsSource(config.name, sha256=checkpoint.weights_sha256(folder))
     model = build_language_model(config, folder, torch.float32, device)
-    held = language.quantization_of(model.config.to_diff_dict())
+    held = quantization_of(model.config.to_diff_dict())
     if trained and held != "none":
         raise UsageError(f"'train_language_model': {config.name} is in {held} and cannot be trained, only kept frozen")
     return model, replace(config, weights=source, quantization=held)

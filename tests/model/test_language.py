@@ -227,7 +227,7 @@ def test_quantization_that_is_unknown_or_not_installed_is_refused(tmp_path, monk
     saved("gpt2", tmp_path)
     with pytest.raises(UsageError, match="unknown quantization '3bit', known: none, 8bit, 4bit"):
         build_language_model(LanguageModelConfig(name="gpt2", quantization="3bit"), tmp_path)  # type: ignore[arg-type]
-    monkeypatch.setattr("git_caption.model.language.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("git_caption.model.quantization.is_bitsandbytes_available", lambda: False)
     with pytest.raises(UsageError, match=r"8bit loading needs bitsandbytes: pip install 'git-caption\[8bit\]'"):
         build_language_model(LanguageModelConfig(name="gpt2", quantization="8bit"), tmp_path)
 
