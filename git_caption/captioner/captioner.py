@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from git_caption.captioner import checkpoint
+from git_caption.captioner.groups import in_groups
 from git_caption.captioner.loading import Dtype, device_of, dtype_of, load, pretrained_folder
 from git_caption.decoding.generate import Generated, Identity, generate
 from git_caption.errors import DataError, UsageError
-from git_caption.images.decode import decode
 from git_caption.images.processor import Preparation
-from git_caption.images.reader import ImageReader
+from git_caption.images.reader import Frames, ImageReader, Picture
 from git_caption.images.transform import Transform, normalise
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Captioner", "Features", "Generated", "Identity", "Picture"]
 
-Picture = bytes | str | Path | Image.Image
 Pixels = npt.NDArray[np.uint8] | Tensor
 BATCH_SIZE = 32
 
@@ -192,7 +189,7 @@ class Captioner:
 
     def caption(
         self,
-        images: Sequence[Picture | Sequence[Picture]],
+        images: Sequence[Frames],
         prompt: str = "",
         *,
         batch_size: int = BATCH_SIZE,
@@ -208,41 +205,35 @@ class Captioner:
 
         Raises:
             DataError: an image that cannot be read; names which.
-            UsageError: decoding keys that are unknown or contradict each other.
+            UsageError: decoding keys that are unknown or contradict each other, or what is no list of images.
         """
-        prompts = [self.caption_prompt(prompt)] * len(images)
+        prompts = [self.caption_prompt(prompt)] * _count(images)
         return self._texts(images, prompts, [None] * len(images), "caption", decoding, batch_size)
 
     def answer(
         self,
-        images: Sequence[Picture | Sequence[Picture]],
+        images: Sequence[Frames],
         questions: Sequence[str],
         *,
         batch_size: int = BATCH_SIZE,
         **decoding: Any,
     ) -> list[str]:
         """Answer one question about each image. Parameters and errors as `caption`."""
-        if len(images) != len(questions):
+        if isinstance(questions, str):
+            raise UsageError("questions is one text; expected a list with a question for each image")
+        if _count(images) != len(questions):
             raise UsageError(f"{len(images)} images and {len(questions)} questions; one question for each is expected")
         prompts = [self.question_prompt(question) for question in questions]
         return self._texts(images, prompts, questions, "answer", decoding, batch_size)
 
-    def pixels(self, image: Picture | Sequence[Picture]) -> npt.NDArray[np.uint8]:
+    def pixels(self, image: Frames) -> npt.NDArray[np.uint8]:
         """uint8[F, 3, R, R] of an image (F = 1) or of the frames of a video; [F, 3, H, W] where shapes are kept.
 
         Raises:
             DataError: it cannot be decoded; names the file, where it is one. Or frames differ in shape.
-            UsageError: there is no such file, or no frame at all.
+            UsageError: it is no picture, there is no such file, or no frame at all.
         """
-        frames = [image] if isinstance(image, Picture) else list(image)
-        if not frames:
-            raise UsageError("an image is an empty list; at least one frame is expected")
-        pixels = [self._frame(frame) for frame in frames]
-        shapes = sorted({(frame.shape[2], frame.shape[1]) for frame in pixels})
-        if len(shapes) > 1:
-            seen = ", ".join(f"{width} x {height}" for width, height in shapes)
-            raise DataError(f"the frames of a video differ in shape: resized they are {seen}; expected one shape")
-        return np.stack(pixels)
+        return self.reader.frames(image)
 
     def describe(
         self,
@@ -252,6 +243,8 @@ class Captioner:
         identities: Sequence[Identity],
     ) -> list[list[Generated]]:
         """The texts of images or videos as `pixels` gives them, one prompt for each; see `generate`."""
+        if not pixels:
+            return []
         return self.generate(self._features(pixels), prompts, decoding, identities)
 
     def encode(self, pixels: Pixels) -> Features:
@@ -261,13 +254,13 @@ class Captioner:
             return self.network.encode(normalise(given, self.config.transform.mean, self.config.transform.std))
 
     def encode_many(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
-        """The features of images uint8[3, H, W], `batch_size` of one shape at once, padded where shapes differ."""
-        rows: list[Features | None] = [None] * len(pixels)
-        for batch in _alike(pixels, batch_size):
+        """The features of one or more images uint8[3, H, W], `batch_size` of one shape at once, padded where needed."""
+
+        def of(batch: list[int]) -> list[Features]:
             found = self.encode(np.stack([pixels[index] for index in batch]))
-            for index, values, mask in zip(batch, found.values, found.mask, strict=True):
-                rows[index] = Features(values[None], mask[None])
-        return _joined([row for row in rows if row is not None])
+            return [Features(values[None], mask[None]) for values, mask in zip(found.values, found.mask, strict=True)]
+
+        return Features.joined(in_groups(_batches([image.shape for image in pixels], batch_size), of))
 
     def encode_frames(self, pixels: Pixels) -> Features:
         """The features of one video of F frames uint8[F, 3, R, R], as those of one image.
@@ -300,10 +293,21 @@ class Captioner:
             DataError: a prompt too long for the language model.
         """
         prompt_ids = [self.prompt_ids(prompt) for prompt in prompts]
-        after_prompt = any(begins_word(self.config.prompt, prompt) for prompt in prompts)
-        return generate(
-            self.network, features, prompt_ids, decoding, self.tokenizer, identities, after_prompt=after_prompt
-        )
+        after_prompt = [begins_word(self.config.prompt, prompt) for prompt in prompts]
+
+        def of(rows: list[int]) -> list[list[Generated]]:
+            return generate(
+                self.network,
+                features if len(rows) == len(prompts) else features.select(torch.tensor(rows)),
+                [prompt_ids[row] for row in rows],
+                decoding,
+                self.tokenizer,
+                [identities[row] for row in rows],
+                after_prompt=after_prompt[rows[0]],
+            )
+
+        # allowed texts are spelled otherwise after a prompt, and one batch has one trie
+        return in_groups(after_prompt if decoding.allowed_texts else [False] * len(prompts), of)
 
     def decoding(self, params: DecodingParams, task: Task) -> Decoding:
         """Settle how to decode: what was asked for over the checkpoint's values over the defaults."""
@@ -341,13 +345,15 @@ class Captioner:
 
     def _texts(
         self,
-        images: Sequence[Picture | Sequence[Picture]],
+        images: Sequence[Frames],
         prompts: Sequence[str],
         questions: Sequence[str | None],
         task: Task,
         decoding: dict[str, Any],
         batch_size: int,
     ) -> list[str]:
+        if batch_size < 1:
+            raise UsageError(f"batch_size {batch_size}: expected 1 or more")
         settled = self.decoding(parse(DecodingParams, decoding, task), task)
         if settled.num_captions != 1:
             raise UsageError(f"num_captions {settled.num_captions}: {task}() gives one text each; use generate()")
@@ -357,59 +363,40 @@ class Captioner:
             pixels = [self._numbered(image, start + offset) for offset, image in enumerate(images[part])]
             # An image's identity is its content, so that its text does not depend on where in the list it is.
             keys = [hashlib.sha256(frames.tobytes()).hexdigest() for frames in pixels]
-            identities = [Identity(key, question) for key, question in zip(keys, questions[part], strict=True)]
+            identities = [
+                Identity(key, question, f"image {start + offset}")
+                for offset, (key, question) in enumerate(zip(keys, questions[part], strict=True))
+            ]
             texts += [best[0].text for best in self.describe(pixels, prompts[part], settled, identities)]
         return texts
 
-    def _numbered(self, image: Picture | Sequence[Picture], number: int) -> npt.NDArray[np.uint8]:
+    def _numbered(self, image: Frames, number: int) -> npt.NDArray[np.uint8]:
         try:
             return self.pixels(image)
-        except DataError as error:
-            raise DataError(f"image {number}: {error}") from error
+        except (DataError, UsageError) as error:
+            raise type(error)(f"image {number}: {error}") from error
 
     def _features(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> Features:
         """One row for each image or video, padded and masked where they differ in shape or length."""
         if all(len(frames) == 1 for frames in pixels):
             return self.encode_many([frames[0] for frames in pixels], len(pixels))
-        return _joined([self.encode_frames(frames) for frames in pixels])
-
-    def _frame(self, image: Picture) -> npt.NDArray[np.uint8]:
-        if isinstance(image, Image.Image):
-            return self.transform(self._rgb(image))
-        if isinstance(image, bytes):
-            return self.reader(image)
-        try:
-            return self.reader(Path(image).read_bytes())
-        except OSError as error:
-            raise UsageError(f"{str(image)!r}: the image cannot be read: {error.strerror}") from error
-        except DataError as error:
-            raise DataError(f"{image}: {error}") from error
-
-    def _rgb(self, image: Image.Image) -> Image.Image:
-        """A picture in memory, treated as its file would be."""
-        upright = ImageOps.exif_transpose(image) if self.config.transform.exif else image
-        if upright.has_transparency_data or upright.mode.startswith("I"):
-            png = BytesIO()  # what is transparent or of 16 bits is read by the one place that knows how
-            upright.save(png, "PNG")
-            return decode(png.getvalue(), exif=False)
-        return upright.convert("RGB")
+        return Features.joined([self.encode_frames(frames) for frames in pixels])
 
 
-def _alike(pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[list[int]]:
-    """Indices into `pixels`, in batches of one shape: what is computed together depends on these arguments alone."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, image in enumerate(pixels):
-        by_shape.setdefault(image.shape, []).append(index)
-    for indices in by_shape.values():
-        for start in range(0, len(indices), batch_size):
-            yield indices[start : start + batch_size]
+def _count(images: Sequence[Frames]) -> int:
+    if isinstance(images, Picture):
+        raise UsageError(f"images is one {type(images).__name__}; expected a list of images: [image]")
+    return len(images)
 
 
-def _joined(rows: Sequence[Features]) -> Features:
-    """Features of one image each as those of all, padded and masked where they differ in length."""
-    values = torch.nn.utils.rnn.pad_sequence([row.values[0] for row in rows], batch_first=True)  # [B, N, D_v]
-    masks = torch.nn.utils.rnn.pad_sequence([row.mask[0] for row in rows], batch_first=True)
-    return Features(values, masks)
+def _batches(shapes: Sequence[tuple[int, ...]], batch_size: int) -> list[tuple[Any, int]]:
+    """For each image the batch it is in: of one shape, and of at most `batch_size`; a function of these alone."""
+    seen: dict[tuple[int, ...], int] = {}
+    batches = []
+    for shape in shapes:
+        batches.append((shape, seen.get(shape, 0) // batch_size))
+        seen[shape] = seen.get(shape, 0) + 1
+    return batches
 
 
 def _describes_itself(folder: Path, **given: Any) -> None:

@@ -14,9 +14,9 @@ import torch
 
 from git_caption.captioner.captioner import Captioner, Features, Generated, Identity, Pixels
 from git_caption.captioner.checkpoint import read_json
+from git_caption.captioner.groups import in_groups
 from git_caption.captioner.loading import fingerprint
 from git_caption.captioner.whole import load_whole
-from git_caption.decoding.generate import generate
 from git_caption.errors import UsageError
 from git_caption.images.processor import Preparation, load_processor, prepared
 from git_caption.model.folder import load_folder
@@ -44,7 +44,7 @@ class PretrainedCaptioner(Captioner):
     Attributes:
         config: how it is used.
         network: the model, taken apart into features and continuation.
-        preparation: from an RGB picture to pixels, as its image processor says.
+        prepare: from an RGB picture to pixels, as its image processor says.
     """
 
     config: PretrainedConfig
@@ -82,31 +82,18 @@ class PretrainedCaptioner(Captioner):
         self, features: Features, prompts: Sequence[str], decoding: Decoding, identities: Sequence[Identity]
     ) -> list[list[Generated]]:
         """Generate after each prompt; see `Captioner.generate`."""
-        prompt_ids = [self.prompt_ids(prompt) for prompt in prompts]
-        after_prompt = any(prompts)
         if self.network.mixes_lengths:
-            return generate(
-                self.network, features, prompt_ids, decoding, self.tokenizer, identities, after_prompt=after_prompt
-            )
+            return super().generate(features, prompts, decoding, identities)
         counts = features.mask.sum(dim=1).tolist()  # image tokens of each row; padding is on the right
-        groups: dict[tuple[int, int], list[int]] = {}
-        for row, ids in enumerate(prompt_ids):
-            groups.setdefault((len(ids), counts[row]), []).append(row)
-        texts: list[list[Generated]] = [[]] * len(prompts)
-        for (_, count), rows in groups.items():
-            values = features.values[rows, :count]
-            found = generate(
-                self.network,
-                Features(values, values.new_ones(values.shape[:2], dtype=torch.bool)),
-                [prompt_ids[row] for row in rows],
-                decoding,
-                self.tokenizer,
-                [identities[row] for row in rows],
-                after_prompt=after_prompt,
-            )
-            for row, generated in zip(rows, found, strict=True):
-                texts[row] = generated
-        return texts
+        lengths = [len(self.prompt_ids(prompt)) for prompt in prompts]
+
+        def of(rows: list[int]) -> list[list[Generated]]:
+            count = counts[rows[0]]
+            alike = Features(features.values[rows, :count], features.mask[rows, :count])
+            chosen = [prompts[row] for row in rows], decoding, [identities[row] for row in rows]
+            return super(PretrainedCaptioner, self).generate(alike, *chosen)
+
+        return in_groups(list(zip(lengths, counts, strict=True)), of)
 
 
 def load_pretrained(

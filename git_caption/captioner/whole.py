@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from git_caption.captioner.captioner import Captioner, Features, Generated, Identity, Pixels
+from git_caption.captioner.groups import in_groups
 from git_caption.decoding.whole import generate_whole, token_settings
-from git_caption.errors import DataError, WeightsError
+from git_caption.errors import WeightsError
 from git_caption.images.processor import Preparation, Whole
-from git_caption.model.language import context_length
 from git_caption.model.pretrained import PretrainedNetwork
 from git_caption.model.quantization import Quantization
 from git_caption.params.decoding import Decoding
@@ -75,6 +76,7 @@ class WholeCaptioner(Captioner):
         self.model = model
         self.processor = processor
         self.tokens = token_settings(model, self.tokenizer)
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # how to decode is said at every call
         self.encoder: Any = _shared_encoder(model)
 
     @property
@@ -100,19 +102,13 @@ class WholeCaptioner(Captioner):
         """Generate after each prompt; see `Captioner.generate`."""
         assert isinstance(features, Pictures), "what `encode` gave"
         rows = [self._inputs(shown, prompt) for shown, prompt in zip(features.shown, prompts, strict=True)]
-        groups: dict[Any, list[int]] = {}
-        for number, row in enumerate(rows):
-            groups.setdefault(number if decoding.do_sample else _shapes(row), []).append(number)
-        texts: list[list[Generated]] = [[]] * len(rows)
-        for numbers in groups.values():
+
+        def of(numbers: list[int]) -> list[list[Generated]]:
             inputs = _joined([rows[number] for number in numbers])
             drawn = [identities[number] for number in numbers]
-            budget = self._budget(inputs, decoding, drawn[0])
-            fitted = replace(decoding, max_new_tokens=budget, min_new_tokens=min(decoding.min_new_tokens, budget))
-            found = generate_whole(self.model, inputs, fitted, self.tokens, self.tokenizer, drawn)
-            for number, generated in zip(numbers, found, strict=True):
-                texts[number] = generated
-        return texts
+            return generate_whole(self.model, inputs, decoding, self.tokens, self.tokenizer, drawn)
+
+        return in_groups(range(len(rows)) if decoding.do_sample else [_shapes(row) for row in rows], of)
 
     def _features(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> Features:
         return self._shown(pixels)
@@ -164,19 +160,6 @@ class WholeCaptioner(Captioner):
         if token is None or self.config.model_type in MARKS_ITSELF:
             return prompt
         return str(token) * count + prompt
-
-    def _budget(self, inputs: dict[str, Any], decoding: Decoding, identity: Identity) -> int:
-        """How many tokens may follow: `max_new_tokens`, or less where the model's positions end before."""
-        limit = None if self.model.config.is_encoder_decoder else context_length(self.model)
-        if limit is None:
-            return decoding.max_new_tokens
-        length: int = inputs["input_ids"].shape[1]
-        if length >= limit:
-            raise DataError(
-                f"{identity}: image and prompt have {length} tokens, the language model {limit} positions, so nothing "
-                "can follow; shorten the prompt"
-            )
-        return min(decoding.max_new_tokens, limit - length)
 
 
 def load_whole(

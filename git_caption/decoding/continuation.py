@@ -107,8 +107,13 @@ class Continuation:
         finite = lowest.isfinite() & highest.isfinite()
         if not bool(finite.all()):
             name = self._names[int(self._context[int(finite.long().argmin())])]
-            dtype = str(self.model.dtype).removeprefix("torch.")
-            raise DataError(
-                f"{name}: the language model gives a logit that is not a finite number, in {dtype}; "
-                "if 'dtype': 'float32' gives one too, the weights hold such numbers"
-            )
+            raise not_finite(name, self.model)
+
+
+def not_finite(name: str, model: PreTrainedModel) -> DataError:
+    """The error for a row whose logits cannot be used."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return DataError(
+        f"{name}: the language model gives a logit that is not a finite number, in {dtype}; "
+        "if 'dtype': 'float32' gives one too, the weights hold such numbers"
+    )

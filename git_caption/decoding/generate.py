@@ -34,13 +34,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a row is, wherever it stands: the seed of its sampling comes from this and from nothing of the batch."""
+    """What a row is, wherever it stands: the seed of its sampling comes from this and from nothing of the batch.
+
+    `name` is what errors call it, where that is not its key and question.
+    """
 
     key: str
     question_id: str | int | None = None
+    name: str | None = None
 
     def __str__(self) -> str:
         """As errors name it."""
+        if self.name is not None:
+            return self.name
         return self.key if self.question_id is None else f"{self.key}, question_id {self.question_id}"
 
 
@@ -95,7 +101,7 @@ def generate(
         allowed = allowed_texts(decoding.allowed_texts, tokenizer, after_prompt=after_prompt)
     inputs = network.language_inputs(features, prompt_ids)
     lengths = [int(length) for length in inputs["attention_mask"].sum(dim=1).tolist()]
-    budgets = _budgets(context_length(network.language_model), lengths, decoding, allowed, identities)
+    budgets = budgets_of(context_length(network.language_model), lengths, decoding, allowed, identities)
     continuation = Continuation(network.language_model, inputs, [str(identity) for identity in identities])
     ends = end_token_ids(tokenizer, network.language_model)
     rules = Rules(decoding, ends, allowed)
@@ -120,14 +126,25 @@ def derived_seed(seed: int, identity: Identity, number: int) -> int:
     return int.from_bytes(hashlib.sha256(drawn.encode()).digest()[:8], "big") >> 1
 
 
-def _budgets(
+def budgets_of(
     positions: int | None,
     lengths: Sequence[int],
     decoding: Decoding,
     allowed: AllowedTexts | None,
     identities: Sequence[Identity],
 ) -> list[int]:
-    """The most tokens each row may get: what was asked for, or less where the model's positions end before."""
+    """The most tokens each row may get: what was asked for, or less where the model's positions end before.
+
+    Args:
+        positions: how many the language model has; None where it has no limit.
+        lengths: of what stands before the texts of each row, in tokens.
+        decoding: what to do, settled.
+        allowed: the texts that may come.
+        identities: of the rows.
+
+    Raises:
+        DataError: nothing, or not every allowed text, can follow; names the row.
+    """
     asked = decoding.max_new_tokens if allowed is None else allowed.longest
     least = 1 if allowed is None else allowed.longest  # an allowed text is not cut
     budgets = [asked if positions is None else min(asked, positions - length) for length in lengths]

@@ -6,7 +6,7 @@ another, and a sampled row has a call of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,11 @@ from transformers import (
 )
 
 from git_caption.decoding.allowed import allowed_texts
-from git_caption.decoding.generate import Generated, Identity, best_first, derived_seed, finished
+from git_caption.decoding.continuation import not_finite
+from git_caption.decoding.generate import Generated, Identity, best_first, budgets_of, derived_seed, finished
 from git_caption.decoding.rules import Rules
 from git_caption.decoding.search import Text
+from git_caption.model.language import context_length
 from git_caption.text.tokenizer import decode
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def generate_whole(
     """Generate `decoding.num_captions` texts for each of B rows, the best first.
 
     Args:
-        model: takes `inputs` in `generate`; its own generation config is set aside but for `tokens`.
+        model: takes `inputs` in `generate`, and has an empty generation config of its own.
         inputs: of B rows, one row where texts are sampled.
         decoding: what to do, settled.
         tokens: as `token_settings` gives them.
@@ -72,18 +74,30 @@ def generate_whole(
         identities: of the B rows.
 
     Raises:
+        DataError: a prompt that leaves the language model no position to generate at, or a logit that is not a number;
+            names the row.
         UsageError: allowed texts that the tokenizer cannot spell.
     """
     ends = tokens["eos_token_id"] if isinstance(tokens["eos_token_id"], list) else [tokens["eos_token_id"]]
     allowed = allowed_texts(decoding.allowed_texts, tokenizer, after_prompt=True) if decoding.allowed_texts else None
-    longest = decoding.max_new_tokens if allowed is None else allowed.longest
+    positions = None if model.config.is_encoder_decoder else context_length(model)
+    lengths = [int(inputs["input_ids"].shape[1])] * len(identities)  # one, for the rows have the same shapes
+    longest = budgets_of(positions, lengths, decoding, allowed, identities)[0]
     scored = decoding.with_scores or (decoding.do_sample and decoding.num_captions > 1)
     settings = _settings(decoding, longest) | {"return_dict_in_generate": True, "output_logits": scored}
     config = GenerationConfig(**settings, **tokens)  # type: ignore[no-untyped-call]
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+
+    def sound(scores: Tensor) -> None:
+        # minus infinity is no fault here: tokens that the model's own settings suppress have it already
+        usable = (scores < torch.inf).all(dim=1)  # not where there is a NaN
+        if not bool(usable.all()):
+            row = int(usable.long().argmin()) // (
+                len(scores) // len(identities)
+            )  # its texts or beams follow one another
+            raise not_finite(str(identities[row]), model)
 
     def run() -> list[Generated]:
-        after = _AfterPrompt(Rules(decoding, ends, allowed), ends, longest)
+        after = _AfterPrompt(Rules(decoding, ends, allowed), ends, longest, sound)
         stopping = [_StopTexts(decoding.stop, tokenizer, after)] if decoding.stop else []
         found: Any = model.generate(  # type: ignore[operator]
             **inputs,
@@ -133,8 +147,9 @@ def _settings(decoding: Decoding, longest: int) -> dict[str, Any]:
 class _AfterPrompt(LogitsProcessor):
     """The rules, which look at generated tokens alone; `start` is where these begin, known from the first step on."""
 
-    def __init__(self, rules: Rules, ends: Sequence[int], budget: int) -> None:
+    def __init__(self, rules: Rules, ends: Sequence[int], budget: int, check: Callable[[Tensor], None]) -> None:
         self.start = -1
+        self.check = check
         self.rules = rules
         self.ends = set(ends)
         self.budget = budget
@@ -142,6 +157,7 @@ class _AfterPrompt(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self.start < 0:
             self.start = input_ids.shape[1]
+        self.check(scores)
         texts = input_ids[:, self.start :].tolist()
         ruled = self.rules(scores, texts, [self.budget] * len(texts))
         done = torch.tensor([not self.ends.isdisjoint(ids) for ids in texts], device=scores.device)

@@ -53,7 +53,7 @@ def decode(
                 image.draft(None, (shorter_side, shorter_side))
             image.load()
             turn = UPRIGHT.get(_orientation(image)) if exif else None
-            rgb = _rgb(image)
+            rgb = to_rgb(image)
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -77,7 +77,12 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture of any mode in RGB: transparency over white, of 16 bits the upper 8.
+
+    Raises:
+        DataError: values without a known range.
+    """
     if image.mode.startswith("I;16") or image.mode == "I":
         return _from_16_bits(image)
     if image.mode == "F":

@@ -1,14 +1,21 @@
-"""Bytes of an image file to the pixels that an image encoder takes: decoded, then resized."""
+"""Pictures to the pixels that an image encoder takes: decoded, then resized."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
 
-from git_caption.images.decode import decode
+from git_caption.errors import DataError, UsageError
+from git_caption.images.decode import decode, to_rgb
 from git_caption.images.processor import Preparation
+
+Picture = bytes | str | Path | Image.Image  # the bytes of an image file, its path, or a picture in memory
+Frames = Picture | Sequence[Picture]  # an image, or the frames of a video
 
 # A JPEG is decoded to no less than this many times the side it is resized to. At 3 the pixels of real photographs are
 # half a grey level off in the mean and 1.5 in the worst picture; at 2 they are 1 and, of fine patterns, 11.
@@ -32,3 +39,43 @@ class ImageReader:
         side = self.transform.shorter_side
         enough = None if self.exact_decode or side is None else SPARE * side
         return self.transform(decode(data, exif=self.exif, shorter_side=enough))
+
+    def frames(self, image: Frames) -> npt.NDArray[np.uint8]:
+        """uint8[F, 3, H, W] of an image (F = 1) or of the frames of a video.
+
+        Raises:
+            DataError: it cannot be decoded; names the file, where it is one. Or frames differ in shape.
+            UsageError: it is no picture, there is no such file, or no frame at all.
+        """
+        pictures = [image] if isinstance(image, Picture) else image
+        if not isinstance(pictures, Sequence) or not all(isinstance(picture, Picture) for picture in pictures):
+            raise UsageError(
+                f"an image is a {type(image).__name__}; expected the bytes of an image file, its path, a PIL image "
+                "(Image.fromarray makes one of an array), or a list of these, the frames of a video"
+            )
+        if not pictures:
+            raise UsageError("an image is an empty list; at least one frame is expected")
+        pixels = [self._frame(picture) for picture in pictures]
+        shapes = sorted({(frame.shape[2], frame.shape[1]) for frame in pixels})
+        if len(shapes) > 1:
+            seen = ", ".join(f"{width} x {height}" for width, height in shapes)
+            raise DataError(f"the frames of a video differ in shape: resized they are {seen}; expected one shape")
+        return np.stack(pixels)
+
+    def _frame(self, picture: Picture) -> npt.NDArray[np.uint8]:
+        if isinstance(picture, Image.Image):
+            return self.transform(self._rgb(picture))
+        if isinstance(picture, bytes):
+            return self(picture)
+        try:
+            return self(Path(picture).read_bytes())
+        except OSError as error:
+            raise UsageError(f"{str(picture)!r}: the image cannot be read: {error.strerror}") from error
+        except DataError as error:
+            raise DataError(f"{picture}: {error}") from error
+
+    def _rgb(self, picture: Image.Image) -> Image.Image:
+        """A picture in memory, treated as its file would be."""
+        if not all(picture.size):
+            raise DataError(f"the image is {picture.width} x {picture.height}; expected at least one pixel")
+        return to_rgb(ImageOps.exif_transpose(picture) if self.exif else picture)

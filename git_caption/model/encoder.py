@@ -7,13 +7,14 @@ Shape letters: B batch, R resolution, N image tokens, D_v vision width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from git_caption.errors import UsageError, WeightsError
@@ -34,6 +35,14 @@ class Features:
     def select(self, rows: Tensor) -> Features:
         """The features of the given images (long[M]), for several prompts on one image."""
         return Features(self.values[rows], self.mask[rows])
+
+    @staticmethod
+    def joined(rows: Sequence[Features]) -> Features:
+        """Those of several batches as one, padded on the right and masked where their N differ."""
+        longest = max(row.mask.shape[1] for row in rows)
+        padded = [functional.pad(row.values, (0, 0, 0, longest - row.mask.shape[1])) for row in rows]
+        masks = [functional.pad(row.mask, (0, longest - row.mask.shape[1])) for row in rows]
+        return Features(torch.cat(padded), torch.cat(masks))
 
 
 class ImageEncoder(nn.Module):

@@ -12,6 +12,8 @@ from git_caption.params.schema import key
 Task = Literal["caption", "answer"]
 
 DEFAULT_BEAMS = 3
+MAX_LENGTH_PENALTY = 20  # of the longest texts its power is still a number
+MIN_TEMPERATURE = 0.001  # below it logits divided by it may pass all numbers
 UNNEEDED = (
     "max_new_tokens",
     "min_new_tokens",
@@ -36,7 +38,12 @@ class DecodingParams:
     top_k: int | None = key(None, minimum=0, help="sample among the k likeliest tokens; 0 is all of them")
     repetition_penalty: float | None = key(None, above=0, help="above 1 makes generated tokens less likely to recur; 1")
     no_repeat_ngram_size: int | None = key(None, minimum=0, help="no run of so many tokens twice in a text; 0 is off")
-    length_penalty: float | None = key(None, help="above 0 favours long beams, below 0 short ones; 1")
+    length_penalty: float | None = key(
+        None,
+        minimum=-MAX_LENGTH_PENALTY,
+        maximum=MAX_LENGTH_PENALTY,
+        help="above 0 favours long beams, below 0 short ones; 1",
+    )
     num_captions: int | None = key(None, minimum=1, help="texts for each image or question, the best first; 1")
     stop: tuple[str, ...] | None = key(None, help="texts at which generation ends; they are cut off")
     allowed_texts: str | None = key(
@@ -61,6 +68,12 @@ class DecodingParams:
             yield (
                 ("temperature", "top_p", "top_k"),
                 f"temperature 0 is greedy and {samplers[0]} samples; leave one of them out",
+            )
+        if self.temperature is not None and 0 < self.temperature < MIN_TEMPERATURE:
+            yield (
+                ("temperature",),
+                f"temperature {self.temperature:g} is too low to divide by; 0 takes the likeliest token always, "
+                f"{MIN_TEMPERATURE:g} almost always",
             )
         if self.allowed_texts is not None:
             for name in UNNEEDED:

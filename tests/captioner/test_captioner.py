@@ -39,6 +39,7 @@ def test_pictures_in_memory_are_treated_as_their_files(make_captioner, tmp_path)
         "deep.png": Image.fromarray(noise[..., 0].astype(np.uint16) * 257),
         "cmyk.tiff": Image.fromarray(noise, mode="CMYK"),
         "grey.png": Image.fromarray(noise[..., 0]),
+        "integers.tiff": Image.fromarray(noise[..., 0].astype(np.int32) * 257),
     }
     for name, image in saved.items():
         image.save(tmp_path / name)
@@ -242,8 +243,22 @@ def test_unreadable_images_are_named(make_captioner, pictures, tmp_path):
         captioner.caption([pictures[0], b""])
     with pytest.raises(UsageError, match=r"none.jpg'.*No such file"):
         captioner.caption([tmp_path / "none.jpg"])
-    with pytest.raises(UsageError, match=r"an image is an empty list; at least one frame"):
+    with pytest.raises(UsageError, match=r"image 0: an image is an empty list; at least one frame"):
         captioner.caption([[]])
+    for picture, kind in ((np.zeros((8, 8, 3), np.uint8), "ndarray"), (None, "NoneType"), ([pictures[0], 5], "list")):
+        with pytest.raises(UsageError, match=rf"image 1: an image is a {kind}; expected the bytes of an image file"):
+            captioner.caption([pictures[0], picture])
+    with pytest.raises(DataError, match=r"image 0: the image is 0 x 5; expected at least one pixel"):
+        captioner.caption([Image.new("RGB", (0, 5))])
+
+
+def test_a_picture_in_memory_is_refused_as_its_file_is(make_captioner, tmp_path):
+    captioner = make_captioner()
+    floats = Image.new("F", (8, 8))
+    floats.save(tmp_path / "floats.tiff")
+    for picture in (floats, tmp_path / "floats.tiff"):
+        with pytest.raises(DataError, match="pixels are floats of no known range"):
+            captioner.pixels(picture)
 
 
 def test_wrong_calls_say_so(make_captioner, pictures):
@@ -254,7 +269,15 @@ def test_wrong_calls_say_so(make_captioner, pictures):
         captioner.answer(pictures, ["a", "b"])
     with pytest.raises(UsageError, match=r"num_captions 2: caption\(\) gives one text each"):
         captioner.caption(pictures, num_captions=2)
+    with pytest.raises(UsageError, match=r"batch_size -1: expected 1 or more"):
+        captioner.caption(pictures, batch_size=-1)
+    for image in (str(pictures[0]), pictures[0], pictures[0].read_bytes(), Image.open(pictures[0])):
+        with pytest.raises(UsageError, match=r"images is one \w+; expected a list of images"):
+            captioner.caption(image)
+    with pytest.raises(UsageError, match=r"questions is one text; expected a list"):
+        captioner.answer(pictures, "why")
     assert captioner.caption([]) == []
+    assert captioner.describe([], [], captioner.decoding(DecodingParams(), "caption"), []) == []
 
 
 def test_a_checkpoint_describes_itself(make_captioner, tmp_path):

@@ -204,8 +204,34 @@ def test_a_huge_picture_is_scaled_down_first(load):
 
 
 def test_a_prompt_too_long_for_the_model_is_named(load, noise):
-    with pytest.raises(DataError, match=r"image and prompt have \d+ tokens, the language model 96 positions"):
+    with pytest.raises(DataError, match=r"image 0: prefix and prompt have \d+ tokens, .* model 96 positions"):
         load("llava").caption(noise[:1], "very " * 100)
+
+
+def test_an_allowed_text_too_long_for_the_model_is_named(load, noise, tmp_path):
+    (tmp_path / "answers.txt").write_text("yes\n" + "very " * 95)
+    with pytest.raises(DataError, match=r"an allowed text of \d+ tokens cannot follow"):
+        load("llava").answer(noise[:1], ["what"], allowed_texts=str(tmp_path / "answers.txt"))
+
+
+@pytest.mark.parametrize(
+    "decoding", [{"temperature": 0.0}, {"num_beams": 3}, {"temperature": 1.0, "num_captions": 2}], ids=str
+)
+def test_logits_that_are_no_numbers_name_the_row(decoding, folders, noise):
+    captioner: Any = Captioner.load(folders["llava"], device="cpu")
+    head = captioner.model.lm_head.forward
+
+    def only_the_second(rows: torch.Tensor) -> torch.Tensor:
+        logits = head(rows).clone()
+        logits[len(logits) // 2 :] = torch.nan
+        return logits
+
+    captioner.model.lm_head.forward = only_the_second
+    features = captioner.encode_many([captioner.transform(noise[0])] * 2, 2)
+    settled = captioner.decoding(DecodingParams(**decoding), "caption")
+    named = "first" if settled.do_sample else "second"  # sampled rows go one by one
+    with pytest.raises(DataError, match=rf"^{named}: the language model gives a logit that is not a finite number"):
+        captioner.generate(features, ["what", "what"], settled, [Identity("first"), Identity("second")])
 
 
 def test_chat_models_are_asked_for_a_description(load):

@@ -2,15 +2,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from git_caption.captioner.captioner import Captioner
 from git_caption.decoding.allowed import AllowedTexts
 from git_caption.decoding.generate import Identity, generate
 from git_caption.errors import DataError, UsageError
 from git_caption.model.git import TextBatch
-from git_caption.params.decoding import Decoding
+from git_caption.params.decoding import Decoding, DecodingParams
 from git_caption.text.tokenizer import train_bpe
+from tests import hub_cache
+from tests.pretrained_models import FAMILIES
+from tests.small_captioner import small_captioner
 from tests.small_network import SETTINGS, TEXTS, VOCABULARY, network, some_features
 
 ANSWERS = ("red", "red and green", "green", "yes", "yes.", "no", "two small squares", "left of the star", "a", "blue")
@@ -103,3 +109,24 @@ def test_a_prompt_that_leaves_no_room_for_the_longest_text_is_refused(tokenizer)
 def test_a_text_without_tokens_is_refused(tokenizer):
     with pytest.raises(UsageError, match=r"no tokens for ''"):
         AllowedTexts(["yes", ""], tokenizer, after_prompt=False)
+
+
+@pytest.mark.parametrize("kind", ["ours", "blip", "git"])
+def test_what_others_of_the_batch_are_asked_does_not_matter(kind, tmp_path):
+    """An allowed text is spelled otherwise after a prompt than where there is none."""
+    if kind == "ours":
+        captioner = small_captioner(hub_cache.language_model(tmp_path / "lm"))
+    else:
+        captioner = Captioner.load(FAMILIES[kind](tmp_path / kind), device="cpu")
+    (tmp_path / "answers.txt").write_text("\n".join(ANSWERS))
+    params = DecodingParams(allowed_texts=str(tmp_path / "answers.txt"), num_beams=3, with_scores=True)
+    decoding = captioner.decoding(params, "answer")
+    prompts = ["", "what is it?", "", "why"]
+    noise = np.random.default_rng(0).integers(0, 256, (len(prompts), 60, 60, 3), dtype=np.uint8)
+    features = captioner.encode_many([captioner.transform(Image.fromarray(image)) for image in noise], 4)
+    names = [Identity(str(row)) for row in range(4)]
+    together = captioner.generate(features, prompts, decoding, names)
+    for row, texts in enumerate(together):
+        alone = captioner.generate(features.select(torch.tensor([row])), [prompts[row]], decoding, [names[row]])[0]
+        assert [text.text for text in texts] == [text.text for text in alone]
+        assert texts[0].logprob == pytest.approx(alone[0].logprob, abs=1e-4)

@@ -64,6 +64,7 @@ def test_precedence(asked: dict[str, Any], stored: dict[str, Any], task: Task, e
         ({"num_beams": 2}, {"num_captions": 3}, r"num_captions 3 \(not asked for\) is more than num_beams 2;"),
         ({"min_new_tokens": 50}, {}, r"min_new_tokens 50 is more than max_new_tokens 40 \(not asked for\)"),
         ({"stop": ("",)}, {}, "stop holds an empty text"),
+        ({"temperature": 1e-40}, {}, r"temperature 1e-40 is too low to divide by; 0 takes the likeliest token always"),
         ({}, {"num_beams": 2, "top_p": 0.5}, r"decoding defaults of the checkpoint: num_beams 2 and top_p 0\.5"),
     ],
 )
@@ -91,7 +92,8 @@ def test_contradictions_are_found_when_the_parameters_are_read() -> None:
         ("top_k", -1, "a whole number of at least 0 or None"),
         ("repetition_penalty", 0, "a number above 0 or None"),
         ("no_repeat_ngram_size", -1, "a whole number of at least 0 or None"),
-        ("length_penalty", float("nan"), "a number or None"),
+        ("length_penalty", float("nan"), "a number of at least -20 and at most 20 or None"),
+        ("length_penalty", 300, "a number of at least -20 and at most 20 or None"),
         ("num_captions", 0, "a whole number of at least 1 or None"),
         ("seed", -1, "a whole number of at least 0 or None"),
         ("seed", 2**63, "a whole number of at least 0 or None"),
