@@ -26,6 +26,7 @@ from git_caption.model.git import GitNetwork
 from git_caption.model.quantization import Quantization
 from git_caption.model.vision import Features
 from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
+from git_caption.params.infer import MappingType, ModelParams
 from git_caption.params.model import CaptionerConfig
 from git_caption.params.schema import parse
 from git_caption.text.prompts import begins_word, prompt_ids, render
@@ -81,7 +82,7 @@ class Captioner:
         *,
         image_encoder_type: str | None = None,
         language_model: str | None = None,
-        mapping_type: str | None = None,
+        mapping_type: MappingType | None = None,
         output_grid: bool | None = None,
         input_resolution: int | None = None,
         test_crop_size: int | None = None,
@@ -117,39 +118,23 @@ class Captioner:
             WeightsError: weights that cannot be found or do not fit.
         """
         on = device_of(device)
+        model = ModelParams(
+            model_path=str(path),
+            image_encoder_type=image_encoder_type,
+            language_model=language_model,
+            mapping_type=mapping_type,
+            output_grid=output_grid,
+            input_resolution=input_resolution,
+            test_crop_size=test_crop_size,
+            test_respect_ratio_max=test_respect_ratio_max,
+        )
+        spread = None if device_map is None else DeviceMap(device_map, max_memory)
         if (folder := pretrained_folder(path)) is not None:
             from git_caption.captioner.pretrained import load_pretrained  # here, for its captioners extend this class
 
-            _describes_itself(
-                folder,
-                image_encoder_type=image_encoder_type,
-                language_model=language_model,
-                mapping_type=mapping_type,
-                output_grid=output_grid,
-                input_resolution=input_resolution,
-                test_crop_size=test_crop_size,
-                test_respect_ratio_max=test_respect_ratio_max,
-                device_map=device_map,
-                max_memory=max_memory,
-            )
+            _runs_as_it_is(folder, model.told | ({} if device_map is None else {"device_map": device_map}))
             return load_pretrained(folder, quantization or "none", on, dtype_of(dtype, on), exact_decode)
-        return cls(
-            *load(
-                path,
-                image_encoder_type=image_encoder_type,
-                language_model=language_model,
-                mapping_type=mapping_type,
-                output_grid=output_grid,
-                input_resolution=input_resolution,
-                test_crop_size=test_crop_size,
-                test_respect_ratio_max=test_respect_ratio_max,
-                quantization=quantization,
-                device=on,
-                dtype=dtype_of(dtype, on),
-                device_map=None if device_map is None else DeviceMap(device_map, max_memory),
-            ),
-            exact_decode,
-        )
+        return cls(*load(model, quantization, on, dtype_of(dtype, on), spread), exact_decode)
 
     def with_chat(self, chat: bool | None = None, system: str | None = None) -> Captioner:
         """The same captioner with prompts that are a chat, or are plain text; None is as they are.
@@ -399,7 +384,8 @@ def _batches(shapes: Sequence[tuple[int, ...]], batch_size: int) -> list[tuple[A
     return batches
 
 
-def _describes_itself(folder: Path, **given: Any) -> None:
+def _runs_as_it_is(folder: Path, told: Mapping[str, Any]) -> None:
     """Refuse keys that are for an old tool's file, or for parts that a pretrained captioner does not have."""
-    if named := [f"{name} {value!r}" for name, value in given.items() if value is not None]:
-        raise UsageError(f"{folder}: {', '.join(named)} given, but a pretrained captioner runs as it is: leave out")
+    if told:
+        named = ", ".join(f"{name} {value!r}" for name, value in told.items())
+        raise UsageError(f"{folder}: {named} given, but a pretrained captioner runs as it is: leave out")

@@ -22,6 +22,7 @@ from git_caption.model.pretrained import loader
 from git_caption.model.quantization import Quantization, quantization_of
 from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import build_image_encoder
+from git_caption.params.infer import ModelParams
 from git_caption.params.model import CaptionerConfig
 from git_caption.params.paths import is_hub_id
 from git_caption.params.pretrained import PretrainedConfig
@@ -37,50 +38,25 @@ Parts = tuple[CaptionerConfig, GitNetwork, "PreTrainedTokenizerBase", str]
 
 
 def load(
-    path: str | Path,
-    *,
-    image_encoder_type: str | None,
-    language_model: str | None,
-    mapping_type: str | None,
-    output_grid: bool | None,
-    input_resolution: int | None,
-    test_crop_size: int | None,
-    test_respect_ratio_max: int | None,
+    model: ModelParams,
     quantization: Quantization | None,
     device: torch.device,
     dtype: torch.dtype,
     device_map: DeviceMap | None = None,
 ) -> Parts:
     """The config, network, tokenizer and fingerprint of a captioner; parameters and errors as `Captioner.load`."""
-    folder = Path(path).expanduser()
-    mapping_type = "linear" if mapping_type == "None" else mapping_type  # as the old tool called it
+    folder = Path(model.path).expanduser()
     if folder.is_file():
-        old = git_tool.read(
-            folder,
-            image_encoder_type=image_encoder_type,
-            language_model=language_model,
-            mapping_type=mapping_type,
-            output_grid=output_grid,
-            input_resolution=input_resolution,
-            quantization=quantization,
-        )
+        old = git_tool.read(folder, model, quantization)
         source = f"{folder} with language_model {old.config.language_model.name!r}"
         network, sources = _network(old.config, old.tensors, source, device, dtype, device_map)
-        config = _seen_as(old.config, network, test_crop_size, test_respect_ratio_max)
+        config = _seen_as(old.config, network, model.test_crop_size, model.test_respect_ratio_max)
         tokenizer = load_tokenizer(old.language_model)
         print_of = fingerprint(checkpoint.weights_sha256(folder), config, [*sources, old.language_model])
         return config, network, tokenizer, print_of
-    folder = _directory(str(path))
+    folder = _directory(model.path)
     config = checkpoint.load_config(folder)
-    _contradictions(
-        config,
-        folder,
-        image_encoder_type=image_encoder_type,
-        language_model=language_model,
-        mapping_type=mapping_type,
-        output_grid=output_grid,
-        input_resolution=input_resolution,
-    )
+    _contradictions(config, folder, model)
     if quantization is not None:
         config = replace(config, language_model=replace(config.language_model, quantization=quantization))
     network, sources = _network(config, checkpoint.read_weights(folder), str(folder), device, dtype, device_map)
@@ -90,7 +66,7 @@ def load(
             f"{folder}: the language model is stored in {held}, quantization 'none' cannot be had: leave it out"
         )
     config = replace(config, language_model=replace(config.language_model, quantization=held))
-    config = _seen_as(config, network, test_crop_size, test_respect_ratio_max)
+    config = _seen_as(config, network, model.test_crop_size, model.test_respect_ratio_max)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder))
     return config, network, tokenizer, fingerprint(checkpoint.weights_sha256(folder), config, sources)
 
@@ -163,18 +139,18 @@ def _directory(path: str) -> Path:
     return folder
 
 
-def _contradictions(config: CaptionerConfig, folder: Path, **given: Any) -> None:
+def _contradictions(config: CaptionerConfig, folder: Path, model: ModelParams) -> None:
     own = {
-        "image_encoder_type": config.image_encoder.name,
-        "language_model": config.language_model.name,
-        "mapping_type": config.mapper.type,
-        "output_grid": config.image_encoder.output == "grid",
-        "input_resolution": config.transform.resolution,
+        "image_encoder_type": (model.image_encoder_type, config.image_encoder.name),
+        "language_model": (model.language_model, config.language_model.name),
+        "mapping_type": (model.mapper, config.mapper.type),
+        "output_grid": (model.output_grid, config.image_encoder.output == "grid"),
+        "input_resolution": (model.input_resolution, config.transform.resolution),
     }
     wrong = [
-        f"{name} {value!r} was given and the checkpoint has {own[name]!r}"
-        for name, value in given.items()
-        if value is not None and value != own[name]
+        f"{name} {given!r} was given and the checkpoint has {found!r}"
+        for name, (given, found) in own.items()
+        if given is not None and given != found
     ]
     if wrong:
         raise UsageError(f"{folder}: {'; '.join(wrong)}. A checkpoint describes itself: leave these keys out")

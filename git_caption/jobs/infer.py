@@ -105,13 +105,7 @@ def _loaded(
     device_map, max_memory = json.loads(spread)
     return Captioner.load(
         model.path,
-        image_encoder_type=model.image_encoder_type,
-        language_model=model.language_model,
-        mapping_type=model.mapper,
-        output_grid=model.output_grid,
-        input_resolution=model.input_resolution,
-        test_crop_size=model.test_crop_size,
-        test_respect_ratio_max=model.test_respect_ratio_max,
+        **model.told,
         exact_decode=exact_decode,
         quantization=quantization,
         device=device,

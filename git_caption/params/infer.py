@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.pretrained import GIT_MODELS
 from git_caption.params.running import RunningParams
 from git_caption.params.schema import group, key, nearest
+
+MappingType = Literal["None", "linear", "linearLn", "mlp", "transformer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class ModelParams:
     model_name: str | None = key(None, help="a model of the GIT tool, in place of model_path: GIT_BASE_COCO, ...")
     image_encoder_type: str | None = key(None, help="image encoder of an old file: ViT-B/32, RN50, ... or a local file")
     language_model: str | None = key(None, help="language model of an old file: a repository on the hub or a folder")
-    mapping_type: Literal["None", "linear", "linearLn", "mlp", "transformer"] | None = key(
+    mapping_type: MappingType | None = key(
         None, help="mapper of an old file; the text 'None' is linear, as it was there"
     )
     output_grid: bool | None = key(None, help="an old file's encoder gives a grid (True) or one pooled row (False)")
@@ -42,6 +44,12 @@ class ModelParams:
     def mapper(self) -> str | None:
         """`mapping_type` under the mapper's own name."""
         return "linear" if self.mapping_type == "None" else self.mapping_type
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What is said of the captioner beside its path, by key."""
+        told = [field.name for field in fields(self) if field.name not in ("model_path", "model_name")]
+        return {name: getattr(self, name) for name in told if getattr(self, name) is not None}
 
     @property
     def path(self) -> str:

@@ -26,6 +26,7 @@ from git_caption.model.openai_tower import Tower, described, name_of, of_type
 from git_caption.model.vision import native_resolution
 from git_caption.model.weights import read_tensors
 from git_caption.params.decoding import DecodingParams
+from git_caption.params.infer import ModelParams
 from git_caption.params.model import (
     CUSTOM,
     CaptionerConfig,
@@ -60,26 +61,13 @@ class OldFile:
     language_model: Path
 
 
-def read(
-    path: Path,
-    *,
-    image_encoder_type: str | None = None,
-    language_model: str | None = None,
-    mapping_type: str | None = None,
-    output_grid: bool | None = None,
-    input_resolution: int | None = None,
-    quantization: Literal["none", "8bit", "4bit"] | None = None,
-) -> OldFile:
+def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "4bit"] | None = None) -> OldFile:
     """Read a file of the tool.
 
     Args:
         path: the `.pt` file.
-        image_encoder_type: `ViT-B/32`, ..., or a local file of a CLIP model with the same sizes.
-        language_model: hub id or folder; the file's tensors go into its architecture. None is the one of the tool's
-            three language models whose layers the file has.
-        mapping_type: `linear`, `linearLn` or `mlp`.
-        output_grid: whether the encoder gives a grid.
-        input_resolution: side of the images.
+        model: what is said of it. Its `language_model` gives the architecture that the file's tensors go into; None is
+            the one of the tool's three language models whose layers the file has.
         quantization: of the language model; None is the tool's: 8 bits for LLaMA, none for others.
 
     Raises:
@@ -90,24 +78,27 @@ def read(
     visual, projection = _part(tensors, "image_encoder.", path), _part(tensors, "visual_projection.", path)
     tower = described(visual, str(path))
     mapper = _mapping_type(projection, path)
-    grid = _is_grid(tower, visual, mapper, projection, output_grid)
-    encoder = _encoder_config(tower, grid, input_resolution)
-    resolution = tower.resolution or input_resolution or native_resolution(encoder)
+    grid = _is_grid(tower, visual, mapper, projection, model.output_grid)
+    encoder = _encoder_config(tower, grid, model.input_resolution)
+    resolution = tower.resolution or model.input_resolution or native_resolution(encoder)
     conflicts = [
         f"{name} {given!r} was given and the file has {found!r}"
         for name, given, found in (
-            ("mapping_type", mapping_type, mapper),
-            ("output_grid", output_grid, grid),
-            ("input_resolution", input_resolution, resolution),
+            ("mapping_type", model.mapper, mapper),
+            ("output_grid", model.output_grid, grid),
+            ("input_resolution", model.input_resolution, resolution),
         )
         if given is not None and given != found
     ]
-    if image_encoder_type is not None and not (asked := of_type(image_encoder_type)).fits(tower):
-        conflicts.insert(0, f"image_encoder_type {image_encoder_type!r} ({asked}) was given and the file has {tower}")
+    asked = None if model.image_encoder_type is None else of_type(model.image_encoder_type)
+    if asked is not None and not asked.fits(tower):
+        conflicts.insert(
+            0, f"image_encoder_type {model.image_encoder_type!r} ({asked}) was given and the file has {tower}"
+        )
     if conflicts:
         raise UsageError(f"{path}: " + "; ".join(conflicts))
 
-    name = language_model or _language_model(tensors)
+    name = model.language_model or _language_model(tensors)
     in_file = any(key.startswith("language_model.") for key in tensors)
     folder = resolve_language_model(name, weights=not in_file)
     renamed = {f"image_encoder.visual.{key}": value for key, value in visual.items() if not (grid and key == "proj")}
