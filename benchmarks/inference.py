@@ -136,6 +136,22 @@ def one_row_at_a_time(captioner: Captioner, path: Path, rows: int) -> list[str]:
     return texts
 
 
+def parameters(folder: Path, batch_size: int, dtype: str, quantization: str | None = None) -> SingleTsvParams:
+    """Of the TSV job over the captioner and the images in `folder`."""
+    keys = {
+        "image_tsv": str(folder / "images.tsv"),
+        "out_tsv": str(folder / "captions.tsv"),
+        "model_path": str(folder / "model"),
+        "num_beams": BEAMS,
+        "max_new_tokens": NEW_TOKENS,
+        "min_new_tokens": NEW_TOKENS,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
+    return parse(SingleTsvParams, keys, "inference benchmark")
+
+
 def rate(work: Callable[[], object], images: int) -> float:
     """Images a second."""
     start = time.perf_counter()
@@ -157,21 +173,7 @@ def main() -> None:
         folder = Path(name)
         checkpoint(folder, LLAMA if given.llama else GPT2)
         image_tsv(folder / "images.tsv", given.images)
-        params = parse(
-            SingleTsvParams,
-            {
-                "image_tsv": str(folder / "images.tsv"),
-                "out_tsv": str(folder / "captions.tsv"),
-                "model_path": str(folder / "model"),
-                "num_beams": BEAMS,
-                "max_new_tokens": NEW_TOKENS,
-                "min_new_tokens": NEW_TOKENS,
-                "batch_size": given.batch_size,
-                "dtype": given.dtype,
-                **({"quantization": "8bit"} if given.llama else {}),
-            },
-            "inference benchmark",
-        )
+        params = parameters(folder, given.batch_size, given.dtype, "8bit" if given.llama else None)
         captioner = load_captioner(params.model, params.running)
         one_row_at_a_time(captioner, folder / "images.tsv", 1)
         ours, singles = [], []
