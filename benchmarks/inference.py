@@ -58,8 +58,8 @@ LLAMA = {
     "intermediate_size": 2752,
     "num_hidden_layers": 16,
     "num_attention_heads": 16,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
+    "bos_token_id": 31999,
+    "eos_token_id": 31999,
 }
 
 

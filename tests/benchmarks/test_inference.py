@@ -9,7 +9,15 @@ from git_caption.captioner.captioner import Captioner
 from git_caption.jobs.infer import load_captioner, single_tsv
 from git_caption.tsv.file import TsvFile
 
-SMALL = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 600, "eos_token_id": 0}
+SMALL = {
+    "model_type": "gpt2",
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 2,
+    "vocab_size": 600,
+    "bos_token_id": 599,
+    "eos_token_id": 599,
+}
 
 
 def test_the_two_sides_caption_alike(tmp_path) -> None:
