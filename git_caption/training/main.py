@@ -62,8 +62,14 @@ def parse_command(arguments: Sequence[str]) -> TrainingParams:
 
 
 def train(params: TrainingParams) -> None:
-    """Run one training and write its output directory."""
+    """Run one training and write its output directory.
+
+    Raises:
+        UsageError: the directory holds a model already.
+    """
     processes.require_one("train.py")
+    out = Path(params.output_dir)
+    _require_no_model(out)
     import torch
 
     from git_caption.captioner import checkpoint
@@ -78,7 +84,6 @@ def train(params: TrainingParams) -> None:
 
     device = device_of(params.device)
     torch.manual_seed(params.seed)
-    out = Path(params.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     pixels = parts.transform_config(params)
     transform = Transform(pixels.resolution, pixels.interpolation, pixels.resize)
@@ -104,6 +109,18 @@ def _read(config: str) -> dict[str, Any]:
     if len(found) != 1:
         raise UsageError(f"{config}: expected the keys of one run, found a list of {len(found)}")
     return found[0]
+
+
+def _require_no_model(folder: Path) -> None:
+    """Refuse to replace a model; what a run that did not end has left, its journal, is no model."""
+    from git_caption.captioner import checkpoint
+
+    for name in (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.TOKENIZER, checkpoint.WRITTEN):
+        if (folder / name).exists():
+            raise UsageError(
+                f"'output_dir': {folder} holds {name!r} of an earlier model, which is not overwritten: name another "
+                "folder, or delete this one"
+            )
 
 
 def _save_encoder(image_encoder: Any, out: Path) -> None:
