@@ -47,6 +47,7 @@ bench: $(RUNTIME)
 
 shapes: $(RUNTIME)
 	$(PY) inference.py -p "{'type': 'make_shapes', 'out_dir': 'data/shapes'}"
+	rm -rf checkpoints/shapes_clip checkpoints/shapes_mapper checkpoints/shapes
 	$(PY) train.py --config configs/shapes_clip.yaml
 	$(PY) train.py --config configs/shapes_mapper.yaml
 	$(PY) train.py --config configs/shapes.yaml

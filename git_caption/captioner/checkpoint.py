@@ -159,7 +159,7 @@ def check_source(source: WeightsSource, weights: Path) -> None:
     seen = weights_sha256(weights)
     if seen != source.sha256:
         raise WeightsError(
-            f"{source.id}: the weights at {weights} have sha256 {seen}, the captioner was trained with "
+            f"{source.id}: the weights at {weights} have sha256 {seen}, expected "
             f"{source.sha256} (revision {source.revision or 'not noted'}); fetch those, or give their path"
         )
 

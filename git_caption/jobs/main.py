@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
-import signal
-import sys
-import traceback
-import warnings
 from collections.abc import Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from git_caption import processes
-from git_caption.errors import GitCaptionError, Stopped, UsageError
+from git_caption import command_line, processes
+from git_caption.errors import UsageError
 from git_caption.jobs import table
 from git_caption.params import literal, schema
 
@@ -33,12 +25,6 @@ command again to go on.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """A wrong command line as one line, as every other error of ours."""
-        raise UsageError(f"{message}; see --help")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the jobs of a command line.
 
@@ -48,27 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 a job failed, 2 wrong command or parameters, 75 stopped by a signal.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    _make_printable()
-    try:
-        _run(_parser().parse_args(arguments))
-        sys.stdout.flush()
-        return 0
-    except GitCaptionError as error:
-        return _report(str(error), error.exit_code, debug)
-    except KeyboardInterrupt:
-        return _report("stopped; run the same command again to go on", Stopped.exit_code, debug)
-    except BrokenPipeError:
-        # Whoever read the output has gone; nothing can be told to them, and Python's flush at exit would fail too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # the machine's fault: a full disk, a permission
-        return _report(f"{error.filename or 'this machine'}: {error.strerror or error}", 1, debug)
-    except Exception as error:  # a bug of ours: the user gets one line, the traceback on request
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        advice = "" if debug else "; run again with --debug for the traceback"
-        return _report(f"internal error: {line}{advice}", 1, debug)
+    return command_line.run(_run, argv, stopped="stopped; run the same command again to go on")
 
 
 def plan(jobs: Sequence[dict[str, Any]], source: str) -> list[Planned]:
@@ -106,7 +72,8 @@ def plan(jobs: Sequence[dict[str, Any]], source: str) -> list[Planned]:
     return planned
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(argv: Sequence[str]) -> None:
+    arguments = _parser().parse_args(argv)
     if arguments.list:
         from git_caption.jobs.help import job_list
 
@@ -119,66 +86,16 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         raise UsageError("expected a job, given with -p DICT or -f FILE; see --help")
     processes.require_one("inference.py")
-    if not arguments.debug:
-        _quiet_libraries()
-    _stop_on_sigterm()
     for job, params in jobs:
         job.load_function()(params)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="inference.py",
-        description="Caption images, answer questions about them and score the results.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
+        "inference.py", "Caption images, answer questions about them and score the results.", EPILOG
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("-p", "--param", metavar="DICT", help="one job")
     what.add_argument("-f", "--file", metavar="FILE", help="one job, or a list of them, as YAML or JSON")
     what.add_argument("--list", action="store_true", help="name every job, with one line about it")
-    parser.add_argument(
-        "--debug", action="store_true", help="add the traceback to an error, and the libraries' messages"
-    )
     return parser
-
-
-def _report(message: str, code: int, debug: bool) -> int:
-    """One `error:` block on stderr, further lines indented under the first; after the traceback if asked for."""
-    if debug:
-        traceback.print_exc()
-    print("error: " + message.replace("\n", "\n       "), file=sys.stderr)
-    return code
-
-
-def _make_printable() -> None:
-    """Let a terminal that lacks a character show its escape instead of ending the job."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
-
-
-def _quiet_libraries() -> None:
-    """Keep the libraries' advice and bars from the output; where the user has set a variable, it stands."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger().setLevel(logging.ERROR)
-    logging.getLogger("git_caption").setLevel(logging.WARNING)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-
-
-def _stop_on_sigterm() -> None:
-    """Let SIGTERM end a job as Ctrl-C does; a worker process that inherits this dies of it as usual."""
-    main_process = os.getpid()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == main_process:
-            raise KeyboardInterrupt
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, stop)

@@ -27,11 +27,6 @@ class Features:
     values: Tensor
     mask: Tensor
 
-    def to(self, *args: Any, **kwargs: Any) -> Features:
-        """Move or cast as `Tensor.to` does; the mask stays boolean."""
-        values = self.values.to(*args, **kwargs)
-        return Features(values, self.mask.to(values.device))
-
     def select(self, rows: Tensor) -> Features:
         """The features of the given images (long[M]), for several prompts on one image."""
         return Features(self.values[rows], self.mask[rows])

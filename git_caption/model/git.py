@@ -59,13 +59,8 @@ class GitNetwork(nn.Module):
         self.temporal = temporal
         self.takes_positions = "position_ids" in forward_keys(language_model)
 
-    def forward(self, pixels: Tensor, batch: TextBatch) -> Tensor:
-        """Log-probabilities float[B, T] of the target tokens, given pixels float[B, 3, R, R] and prompts."""
-        features = self.encode(pixels)
-        return self.token_logprobs(features, batch)
-
     def encode(self, pixels: Tensor) -> Features:
-        """The features of the images; once per image, however many prompts it has."""
+        """The features of images float[B, 3, R, R]; once per image, however many prompts it has."""
         features: Features = self.image_encoder(pixels)
         return features
 

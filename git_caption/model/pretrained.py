@@ -7,7 +7,7 @@
     GIT                    vision model -> projected prefix that is visible to itself   https://arxiv.org/abs/2205.14100
     VisionEncoderDecoder   encoder -> decoder with cross-attention                   https://arxiv.org/abs/2109.10282
 
-Shape letters: B batch, N image tokens, D_v vision width, D_l language width, L context length, T target length.
+Shape letters: B batch, N image tokens, D_v vision width, D_l language width, L context length.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoModelForImageTextToText, BlipForQuestionAnswering, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from git_caption.errors import DataError, WeightsError
 from git_caption.model.decoders import GitDecoder, Seq2SeqDecoder
-from git_caption.model.git import IGNORED, TextBatch, left_packed, padded
+from git_caption.model.git import left_packed, padded
 from git_caption.model.vision import Features
 
 
@@ -74,28 +73,6 @@ class PretrainedNetwork(nn.Module):
             "encoder_hidden_states": features.values,
             "encoder_attention_mask": features.mask.long(),
         }
-
-    def token_logprobs(self, features: Features, batch: TextBatch) -> Tensor:
-        """Log-probabilities float32[B, T] of the target tokens, 0 after a row's last one.
-
-        Rows whose contexts are of one length go together, so that none of them is padded on the left.
-        """
-        targets, real = padded(batch.target_ids, features.values.device, padding=IGNORED)
-        result = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
-        groups: dict[int, list[int]] = {}
-        for row, prompt in enumerate(batch.prompt_ids):
-            groups.setdefault(len(prompt), []).append(row)
-        for rows in groups.values() if targets.shape[1] else ():
-            inputs = self.language_inputs(
-                features.select(torch.tensor(rows, device=targets.device)), [batch.prompt_ids[row] for row in rows]
-            )
-            inputs = _continued(self.language_model, inputs, targets[rows].clamp(min=0), real[rows])
-            logits = self.language_model(**inputs, use_cache=False).logits[:, -targets.shape[1] - 1 : -1]
-            losses = functional.cross_entropy(
-                logits.float().transpose(1, 2), targets[rows], ignore_index=IGNORED, reduction="none"
-            )
-            result[rows] = -losses
-        return result
 
     @property
     def dtype(self) -> torch.dtype:
@@ -302,15 +279,3 @@ def network_of(model: PreTrainedModel) -> PretrainedNetwork | None:
     elif family is Blip2 and not model.config.use_decoder_only_language_model:
         family = Blip2Seq2Seq
     return None if family is None else family(model)
-
-
-def _continued(model: PreTrainedModel, inputs: dict[str, Tensor], targets: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """The contexts with the targets long[B, T] after them."""
-    joined = dict(inputs)
-    if "inputs_embeds" in joined:
-        embedded = model.get_input_embeddings()(targets).to(joined["inputs_embeds"].dtype)
-        joined["inputs_embeds"] = torch.cat([joined["inputs_embeds"], embedded], dim=1)
-    else:
-        joined["input_ids"] = torch.cat([joined["input_ids"], targets], dim=1)
-    joined["attention_mask"] = torch.cat([joined["attention_mask"], real.long()], dim=1)
-    return joined

@@ -25,12 +25,17 @@ class ClipTextConfig:
     heads: int = key(4, minimum=1, help="attention heads")
     context: int = key(64, minimum=1, help="longest text, in tokens")
 
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """A width that the heads cannot share, as (keys concerned, message)."""
+        if self.width % self.heads:
+            yield ("width", "heads"), f"'width': expected a multiple of 'heads', {self.heads}, found {self.width}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingParams:
     """One run of `train.py`."""
 
-    output_dir: str = key(help="checkpoint directory to write", kind="output_dir")
+    output_dir: str = key(help="checkpoint directory to write; one that holds a model is refused", kind="output_dir")
     image_tsv: str = key(help="pictures: key, base64 of an image file", kind="input_file")
     caption_tsv: str = key(help="captions: key, JSON list of {'caption': ...}", kind="input_file")
     question_tsv: str | None = key(
@@ -92,6 +97,9 @@ class TrainingParams:
         if self.objective == "contrastive" and self.image_encoder and self.image_encoder.output != "pooled":
             message = "'objective': contrastive compares pooled features: set 'image_encoder.output' to pooled"
             yield ("objective", "image_encoder"), message
+        if self.language_model and self.language_model.architecture is not None and self.language_model.weights:
+            message = "'language_model': 'architecture' makes a new one and 'weights' names one: leave one of them out"
+            yield ("language_model",), message
         if self.train_language_model and self.language_model and self.language_model.quantization != "none":
             message = "'train_language_model': a language model in 8 or 4 bits cannot be trained, only kept frozen"
             yield ("train_language_model", "language_model"), message

@@ -14,9 +14,11 @@ from git_caption.samples.collate import Batch, Collate
 from git_caption.samples.training_tsv import TrainingTsv
 
 
-class TrainingSteps(Dataset[Batch]):
+class TrainingSteps(Dataset[Batch | DataError | OSError]):
     """Item `n` is the batch of step `n`: every epoch passes over the pictures in a new order, whole batches only.
 
+    What is wrong with a row of the batch is given in its place, to be raised where the steps are made: raised in a
+    worker process, torch would wrap it in that process's traceback.
     Raises DataError if there are fewer pictures than a batch takes.
     """
 
@@ -31,11 +33,14 @@ class TrainingSteps(Dataset[Batch]):
                 f"{samples.images.path}: {len(samples)} pictures do not fill one batch of {batch_size}: lower --bs"
             )
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | DataError | OSError:
         epoch, within = divmod(step, self.per_epoch)
         rows = _order(len(self.samples), self.seed, epoch)[within * self.batch_size : (within + 1) * self.batch_size]
         rng = random.Random(f"texts-{self.seed}-{step}")
-        return self.collate([self.samples[int(row)] for row in rows], rng)
+        try:
+            return self.collate([self.samples[int(row)] for row in rows], rng)
+        except (DataError, OSError) as error:
+            return error
 
 
 @lru_cache(maxsize=2)

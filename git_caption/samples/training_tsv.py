@@ -15,6 +15,8 @@ from git_caption.images.transform import Transform
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import Question, parse_caption_row, parse_image_row, parse_question_row
 
+KEY_SHOWN = 80  # characters of a key in a message: in a row without tabs all of it would be the key
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -58,26 +60,30 @@ class TrainingTsv:
         return len(self.images)
 
     def __getitem__(self, row: int) -> TrainingSample:
-        image = parse_image_row(self.images.columns(row), self.images.where(row))
+        columns, where = _read(self.images, row)
+        image = parse_image_row(columns, where)
         texts = self.texts(row)
         if image.key != texts.key:
             raise DataError(f"{self.captions.where(row)}: the key is {texts.key!r}, and {image.key!r} in the image TSV")
         try:
             return TrainingSample(self.transform(decode(image.image)), texts)
         except DataError as error:
-            raise DataError(f"{self.images.where(row)}: {error}") from error
+            raise DataError(f"{where}: {error}") from error
 
     def texts(self, row: int) -> Texts:
         """What is said about the picture of a row, without reading the picture."""
-        captions = parse_caption_row(self.captions.columns(row), self.captions.where(row))
+        columns, where = _read(self.captions, row)
+        captions = parse_caption_row(columns, where)
         if not captions.captions:
-            raise DataError(f"{self.captions.where(row)}: no caption, expected at least one to train on")
+            raise DataError(f"{where}: no caption, expected at least one to train on")
         if self.questions is None:
             return Texts(captions.key, captions.captions, ())
-        where = self.questions.where(row)
-        asked = parse_question_row(self.questions.columns(row), where)
+        columns, where = _read(self.questions, row)
+        asked = parse_question_row(columns, where)
         if asked.key != captions.key:
-            raise DataError(f"{where}: the key is {asked.key!r}, and {captions.key!r} in the caption TSV")
+            raise DataError(
+                f"{self.questions.where(row)}: the key is {asked.key!r}, and {captions.key!r} in the caption TSV"
+            )
         for question in asked.questions:
             if not question.answers:
                 raise DataError(f'{where}: question {question.question_id} has no "answers", expected one at least')
@@ -86,3 +92,9 @@ class TrainingTsv:
     def all_texts(self) -> Iterator[Texts]:
         """The texts of every row, in order."""
         return (self.texts(row) for row in range(len(self)))
+
+
+def _read(file: TsvFile, row: int) -> tuple[list[str], str]:
+    """A row's columns, and its place and key as messages give them."""
+    columns = file.columns(row)
+    return columns, f"{file.where(row)} (key {columns[0][:KEY_SHOWN]!r})"

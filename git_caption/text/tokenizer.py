@@ -88,20 +88,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int, folder: Path) -> PreTrained
     return load_tokenizer(folder)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int | None = None) -> list[int]:
-    """The token ids of a prompt, with the special tokens the tokenizer puts around it (OPT and LLaMA: one before).
-
-    A prompt of more than `max_tokens` keeps its special tokens in front and its last tokens: the end of a question
-    matters more than its beginning.
-    """
-    ids = [int(token) for token in tokenizer(text)["input_ids"]]
-    if max_tokens is None or len(ids) <= max_tokens:
-        return ids
-    special = set(tokenizer.all_special_ids)
-    in_front = 0
-    while in_front < max_tokens and ids[in_front] in special:
-        in_front += 1
-    return ids[:in_front] + ids[len(ids) - (max_tokens - in_front) :]
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The token ids of a prompt, with the special tokens the tokenizer puts around it (OPT and LLaMA: one before)."""
+    return [int(token) for token in tokenizer(text)["input_ids"]]
 
 
 def encode_target(tokenizer: PreTrainedTokenizerBase, text: str, *, after_prompt: bool) -> list[int]:

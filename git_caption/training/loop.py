@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from git_caption.errors import JobFailed
 from git_caption.images.transform import normalise
 from git_caption.params.model import TransformConfig
 from git_caption.params.training import TrainingParams
+from git_caption.samples.collate import Batch
 from git_caption.samples.steps import TrainingSteps
 from git_caption.training.journal import Journal
 from git_caption.training.objectives import Objective
@@ -34,6 +36,7 @@ def run(
 
     Raises:
         JobFailed: the loss is not a finite number; names the step and its learning rate.
+        DataError: a row that cannot be read; names file, row and key.
     """
     steps = max(1, round(params.epochs * batches.per_epoch))
     optimizer, schedule = build_optimizer(objective.modules, params, steps)
@@ -45,6 +48,7 @@ def run(
         num_workers=params.num_workers,
         multiprocessing_context="spawn" if params.num_workers else None,
         prefetch_factor=4 if params.num_workers else None,
+        worker_init_fn=_leave_signals_to_the_main_process,
     )
     journal = Journal(Path(params.output_dir) / "journal.csv")
     for module in objective.modules:
@@ -52,6 +56,8 @@ def run(
         module.to(memory_format=torch.channels_last).train()
     try:
         for step, batch in enumerate(tqdm(loader, total=steps, unit="step", disable=not sys.stderr.isatty()), start=1):
+            if not isinstance(batch, Batch):
+                raise batch
             pixels = normalise(batch.pixels.to(device), transform.mean, transform.std)
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             loss = objective.loss(pixels, batch)
@@ -74,3 +80,9 @@ def run(
         journal.close()
     for module in objective.modules:
         module.eval()
+
+
+def _leave_signals_to_the_main_process(_: int) -> None:
+    """Run in each worker process: what stops a run may be sent to all its processes, and one of them answers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from git_caption import processes
-from git_caption.errors import GitCaptionError, UsageError
+from git_caption import command_line, processes
+from git_caption.errors import UsageError
 from git_caption.params.literal import parse_file
 from git_caption.params.schema import describe, parse
 from git_caption.params.training import TrainingParams
@@ -21,21 +19,26 @@ Train a captioner: an image encoder, a mapper and a language model, each new or 
   python3 train.py --config configs/shapes.yaml --lr 1e-3 --output_dir checkpoints/again
 """
 
+EPILOG = """\
+Exit codes: 0 done; 1 the run failed; 2 the command or its parameters are wrong; 75 stopped by a signal, the same
+command begins anew.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        train(parse_command(arguments))
-    except GitCaptionError as error:
-        if "--debug" in arguments:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("error: stopped before the end; nothing was saved but journal.csv", file=sys.stderr)
-        return 1
-    return 0
+    """Train as the command line says.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 the run failed, 2 wrong command or parameters, 75 stopped by a signal.
+    """
+    return command_line.run(
+        lambda arguments: train(parse_command(arguments)),
+        argv,
+        stopped="stopped before the end: the same command begins anew, for training does not go on from its middle yet",
+    )
 
 
 def parse_command(arguments: Sequence[str]) -> TrainingParams:
@@ -44,11 +47,8 @@ def parse_command(arguments: Sequence[str]) -> TrainingParams:
     Raises:
         UsageError: unknown flags or keys, wrong types, absent files; all listed.
     """
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.Parser("train.py", DESCRIPTION, EPILOG)
     parser.add_argument("--config", metavar="FILE", help="YAML or JSON file with these keys; flags win over it")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     for row in describe(TrainingParams):
         default = "required" if row.required else f"default {row.default}"
         parser.add_argument(
@@ -62,9 +62,15 @@ def parse_command(arguments: Sequence[str]) -> TrainingParams:
 
 
 def train(params: TrainingParams) -> None:
-    """Run one training and write its output directory."""
+    """Run one training and write its output directory.
+
+    Raises:
+        UsageError: the directory holds a model already.
+    """
+    processes.require_one("train.py")
+    out = Path(params.output_dir)
+    _require_no_model(out)
     import torch
-    from transformers.utils import logging
 
     from git_caption.captioner import checkpoint
     from git_caption.captioner.loading import device_of
@@ -76,11 +82,8 @@ def train(params: TrainingParams) -> None:
     from git_caption.training import loop, parts
     from git_caption.training.objectives import CaptionObjective, ContrastiveObjective
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    processes.require_one("train.py")
     device = device_of(params.device)
     torch.manual_seed(params.seed)
-    out = Path(params.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     pixels = parts.transform_config(params)
     transform = Transform(pixels.resolution, pixels.interpolation, pixels.resize)
@@ -106,6 +109,18 @@ def _read(config: str) -> dict[str, Any]:
     if len(found) != 1:
         raise UsageError(f"{config}: expected the keys of one run, found a list of {len(found)}")
     return found[0]
+
+
+def _require_no_model(folder: Path) -> None:
+    """Refuse to replace a model; what a run that did not end has left, its journal, is no model."""
+    from git_caption.captioner import checkpoint
+
+    for name in (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.TOKENIZER, checkpoint.WRITTEN):
+        if (folder / name).exists():
+            raise UsageError(
+                f"'output_dir': {folder} holds {name!r} of an earlier model, which is not overwritten: name another "
+                "folder, or delete this one"
+            )
 
 
 def _save_encoder(image_encoder: Any, out: Path) -> None:

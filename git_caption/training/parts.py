@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,10 +87,12 @@ def build_clip(
 def build_tokenizer(params: TrainingParams, samples: TrainingTsv) -> PreTrainedTokenizerBase:
     """The language model's tokenizer, or one trained on all texts of the data where the model is new."""
     if params.language_model is not None and params.language_model.architecture is None:
-        return load_tokenizer(hub.resolve_language_model(params.language_model.name))
+        source = _source(params.language_model)
+        return load_tokenizer(hub.resolve_language_model(source.id, source.revision))
     prompt = params.prompt or PromptConfig()
     texts = (text for row in samples.all_texts() for text in _as_trained(row, prompt))
-    return train_bpe(texts, params.vocab_size, Path(params.output_dir) / checkpoint.TOKENIZER)
+    with TemporaryDirectory(prefix="git_caption_tokenizer_") as folder:
+        return train_bpe(texts, params.vocab_size, Path(folder))
 
 
 def _as_trained(row: Texts, prompt: PromptConfig) -> list[str]:
@@ -148,20 +151,26 @@ def _image_encoder(
     config: ImageEncoderConfig, resolution: int, *, trained: bool
 ) -> tuple[ImageEncoder, WeightsSource | None]:
     """The encoder and, where it stays as it is, the source that the checkpoint refers to."""
-    weights = _encoder_weights(config)
+    source, weights = _source(config), _encoder_weights(config)
+    if weights is not None:
+        checkpoint.check_source(source, weights)
     image_encoder = build_image_encoder(config, weights, resolution)
     if trained or weights is None:
         return image_encoder, None
-    source = config.weights or WeightsSource(config.name)
     return image_encoder, replace(source, sha256=checkpoint.weights_sha256(weights))
 
 
 def _encoder_weights(config: ImageEncoderConfig) -> Path | None:
-    """Where the encoder starts from: what `weights` says, else its name; None where an architecture is to be new."""
+    """The weights that the encoder starts from; None where an architecture is to be new."""
     if config.weights is None and config.architecture is not None:
         return None
-    source = config.weights or WeightsSource(config.name)
+    source = _source(config)
     return hub.resolve_encoder(source.id, source.revision)
+
+
+def _source(config: ImageEncoderConfig | LanguageModelConfig) -> WeightsSource:
+    """Where a part that is not new starts from: what `weights` says, else its name."""
+    return config.weights or WeightsSource(config.name)
 
 
 def _language_model(
@@ -174,15 +183,17 @@ def _language_model(
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
         }
-        config = replace(config, architecture={**config.architecture, **vocabulary}, weights=None)
+        config = replace(config, architecture={**config.architecture, **vocabulary})
         return build_language_model(config, None, torch.float32, device), config
-    folder = hub.resolve_language_model(config.name)
-    source = None if trained else WeightsSource(config.name, sha256=checkpoint.weights_sha256(folder))
+    source = _source(config)
+    folder = hub.resolve_language_model(source.id, source.revision)
+    checkpoint.check_source(source, folder)
     model = build_language_model(config, folder, torch.float32, device)
     held = quantization_of(model.config.to_diff_dict())
     if trained and held != "none":
-        raise UsageError(f"'train_language_model': {config.name} is in {held} and cannot be trained, only kept frozen")
-    return model, replace(config, weights=source, quantization=held)
+        raise UsageError(f"'train_language_model': {source.id} is in {held} and cannot be trained, only kept frozen")
+    kept = None if trained else replace(source, sha256=checkpoint.weights_sha256(folder))
+    return model, replace(config, weights=kept, quantization=held)
 
 
 def _set_trained(part: nn.Module, trained: bool) -> None:

@@ -25,7 +25,8 @@ EACH = pytest.mark.parametrize("family", FAMILIES)
 def logprobs(captioner: Captioner) -> torch.Tensor:
     """Of some texts about three random images."""
     torch.manual_seed(5)
-    features = Features(torch.randn(3, 1, 12), torch.ones(3, 1, dtype=torch.bool)).to(captioner.device)
+    values = torch.randn(3, 1, 12).to(captioner.device)
+    features = Features(values, values.new_ones(3, 1, dtype=torch.bool))
     batch = TextBatch([[5], [], [6, 7]], [[8, 9], [10], [11, 12, 13]])
     return captioner.network.token_logprobs(features, batch)
 

@@ -12,9 +12,3 @@ def test_features_of_one_image_are_selected_for_each_of_its_prompts():
 
     assert picked.values[:, 0, 0].tolist() == [3, 0, 3]
     assert picked.mask[:, 0].tolist() == [False, True, False]
-
-
-def test_features_keep_a_boolean_mask_when_cast():
-    features = Features(torch.ones(1, 1, 2), torch.ones(1, 1, dtype=torch.bool)).to(torch.float16)
-
-    assert (features.values.dtype, features.mask.dtype) == (torch.float16, torch.bool)

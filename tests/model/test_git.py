@@ -149,24 +149,22 @@ def test_logprobs_equal_those_of_each_text_by_itself(family):
 @pytest.mark.parametrize(
     ("mapper", "output", "rows"), [("mlp", "pooled", 2), ("transformer", "grid", 2), ("linearLn", "grid", 5)]
 )
-def test_forward_is_encode_prefix_and_logprobs_in_turn(mapper, output, rows):
+def test_images_become_a_prefix_of_as_many_rows_as_the_mapper_says(mapper, output, rows):
     net = network("gpt2", mapper, output)
-    pixels, batch = torch.randn(2, 3, 32, 32), TextBatch([[5], [6, 7]], [[8, 9], [10]])
 
-    found = net(pixels, batch)
+    features = net.encode(torch.randn(2, 3, 32, 32))
 
-    features = net.encode(pixels)
     prefix, mask = net.prefix(features)
     assert prefix.shape == (2, rows, 32) and mask.shape == (2, rows) and mask.all()
-    assert torch.equal(found, net.token_logprobs(features, batch))
+    found = net.token_logprobs(features, TextBatch([[5], [6, 7]], [[8, 9], [10]]))
     assert found[1, 1] == 0 and (found[:, 0] < 0).all()
 
 
 def test_the_image_and_the_prompt_change_the_probabilities():
     net = network("gpt2", "mlp", "pooled")
-    pixels = torch.randn(2, 3, 32, 32)
+    features = net.encode(torch.randn(2, 3, 32, 32)).select(torch.tensor([0, 1, 0]))
 
-    found = net(pixels[[0, 1, 0]], TextBatch([[5], [5], [6]], [[8], [8], [8]]))
+    found = net.token_logprobs(features, TextBatch([[5], [5], [6]], [[8], [8], [8]]))
 
     assert len({round(value, 4) for value in found[:, 0].tolist()}) == 3
 
@@ -175,7 +173,8 @@ def test_the_image_and_the_prompt_change_the_probabilities():
 def test_gradients_are_finite_and_reach_every_part(family):
     net = network(family, "linear", "grid").train()
 
-    loss = -net(torch.randn(2, 3, 32, 32), TextBatch([[5, 6, 7], []], [[8], [9, 10]])).sum()
+    features = net.encode(torch.randn(2, 3, 32, 32))
+    loss = -net.token_logprobs(features, TextBatch([[5, 6, 7], []], [[8], [9, 10]])).sum()
     loss.backward()
 
     for part in (net.image_encoder, net.mapper, net.language_model):

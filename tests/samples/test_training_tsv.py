@@ -63,12 +63,12 @@ def test_a_row_whose_keys_differ_is_refused_with_both_keys(files):
 
 def test_a_question_without_an_answer_cannot_be_trained_on(files):
     samples = files(1, questions=[QuestionRow("k0", (Question(7, "which?"),)).columns()])
-    with pytest.raises(DataError, match=r'question\.tsv:1: question 7 has no "answers"'):
+    with pytest.raises(DataError, match=r"question\.tsv:1 \(key 'k0'\): question 7 has no \"answers\""):
         samples[0]
 
 
 def test_a_row_without_a_caption_cannot_be_trained_on(files):
-    with pytest.raises(DataError, match=r"caption\.tsv:1: no caption"):
+    with pytest.raises(DataError, match=r"caption\.tsv:1 \(key 'k0'\): no caption"):
         files(1, captions=[["k0", "[]"]])[0]
 
 

@@ -1,7 +1,10 @@
 """`train.py` on a small set of shapes: what it writes, what it keeps frozen, what it refuses."""
 
 import csv
+import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +15,14 @@ from safetensors.torch import load_file
 
 from git_caption.errors import UsageError
 from git_caption.jobs.shapes import make
-from git_caption.model.clip_text import ClipText
-from git_caption.model.git import TextBatch
 from git_caption.model.language import build_language_model
 from git_caption.params.model import LanguageModelConfig
 from git_caption.params.shapes import ShapesDataParams
-from git_caption.samples.collate import Batch
-from git_caption.training import objectives
+from git_caption.text.tokenizer import load_tokenizer
 from git_caption.training.main import main, parse_command
+from git_caption.tsv.rows import CaptionRow, ImageRow
+from git_caption.tsv.writer import TsvWriter
+from tests import hub_cache
 
 ROOT = Path(__file__).parents[2]
 VISION = {
@@ -131,7 +134,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_other_parts_trained(data, tmp_path
 
     written[0]["transform"]["resize"] = "keep"
     (tmp_path / "first" / "config.json").write_text(json.dumps(written[0]))
-    assert main(["--config", config]) == 2
+    assert main(["--config", config, "--output_dir", str(tmp_path / "fourth")]) == 2
     assert "its transform keeps the shape of images ('resize': 'keep'), and training takes" in capsys.readouterr().err
 
 
@@ -211,41 +214,169 @@ def test_the_door_answers_help():
     assert "--train_language_model" in done.stdout and "configs/shapes.yaml" in done.stdout
 
 
-class _Counting(torch.nn.Module):
-    """Stands where the network does: the log-probability of each target token is minus its id."""
-
-    def encode(self, pixels):
-        from git_caption.model.vision import Features
-
-        return Features(pixels.mean((2, 3))[:, None], torch.ones(len(pixels), 1, dtype=torch.bool))
-
-    def token_logprobs(self, features, batch: TextBatch):
-        longest = max(map(len, batch.target_ids))
-        return torch.tensor([[-float(t) for t in ids] + [0.0] * (longest - len(ids)) for ids in batch.target_ids])
+def _contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_caption_loss_is_the_sum_over_target_tokens_by_their_number():
-    targets = [[1], [2, 3], [4, 5, 6], [7], [8]]
-    batch = Batch(torch.zeros(2, 3, 4, 4), torch.tensor([0, 0, 1, 1, 1]), [[9]] * 5, targets)
-    loss = objectives.CaptionObjective(_Counting()).loss(torch.zeros(2, 3, 4, 4), batch)
-    assert loss.item() == pytest.approx(sum(range(1, 9)) / 8)
+@pytest.mark.parametrize("objective", ["caption", "contrastive"])
+@pytest.mark.parametrize(
+    "found", ["config.json", "model.safetensors", "tokenizer/tokenizer.json", ".saved/config.json"]
+)
+def test_a_folder_with_a_model_is_left_as_it_is(objective, found, data, tmp_path, capsys):
+    out = tmp_path / "run"
+    (out / found).parent.mkdir(parents=True)
+    (out / found).write_text("{}")
+    (out / "journal.csv").write_text("step\n")
+    before = _contents(out)
+    encoder = {"name": "custom", "architecture": VISION, "output": "pooled"}
+    assert main(["--config", _config(data, out, objective=objective, image_encoder=encoder)]) == 2
+    error = capsys.readouterr().err
+    name = Path(found).parts[0]
+    assert error == (
+        f"error: 'output_dir': {out} holds {name!r} of an earlier model, which is not overwritten: name another "
+        "folder, or delete this one\n"
+    )
+    assert _contents(out) == before
 
 
-def test_the_contrastive_loss_of_a_perfect_match_is_near_zero_and_of_a_swap_is_not():
-    from git_caption.model.vision import Features
+def test_a_run_that_fails_before_its_first_step_writes_no_part_of_a_model(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["--config", _config(data, out, bs=1000)]) == 1
+    assert "64 pictures do not fill one batch of 1000: lower --bs" in capsys.readouterr().err
+    assert _contents(out) == {}
 
-    torch.manual_seed(0)
-    text = ClipText(width=8, layers=1, heads=2, context=4, vocab=10, embed_dim=6).eval()
-    text.log_scale.data.fill_(4.0)
-    captions = [[1, 2], [3, 4, 5]]
-    own = torch.stack([text(torch.tensor([ids]), torch.tensor([len(ids)]))[0] for ids in captions]).detach()
 
-    class Encoder(torch.nn.Module):
-        def forward(self, pixels):
-            rows = own if pixels[0, 0, 0, 0] == 0 else own.flip(0)
-            return Features(rows[:, None], torch.ones(2, 1, dtype=torch.bool))
+def test_a_run_that_did_not_end_can_be_begun_anew_in_its_folder(data, tmp_path):
+    out = tmp_path / "run"
+    assert main(["--config", _config(data, out, lr=1e30, warmup_steps=0, epochs=3)]) == 1
+    assert [path.name for path in out.iterdir()] == ["journal.csv"]
+    assert main(["--config", _config(data, out)]) == 0
 
-    objective = objectives.ContrastiveObjective(Encoder(), text)
-    batch = Batch(torch.zeros(2, 3, 1, 1), torch.tensor([0, 1]), [[], []], captions)
-    right, swapped = (objective.loss(torch.full((2, 3, 1, 1), value), batch).item() for value in (0.0, 1.0))
-    assert right < 0.1 < 1.0 < swapped
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_row_that_cannot_be_read_is_named_in_one_line(num_workers, data, tmp_path, capsys):
+    images = tmp_path / "broken.tsv"
+    captions = tmp_path / "caption.tsv"
+    with TsvWriter(images) as writer, TsvWriter(captions) as said:
+        for key in ("a", "b"):
+            writer.write(ImageRow(key, b"no picture").columns() if key == "b" else _first_row(data, key))
+            said.write(CaptionRow(key, ("one",)).columns())
+    changes = {"image_tsv": str(images), "caption_tsv": str(captions), "question_tsv": None}
+    assert main(["--config", _config(data, tmp_path / "run", **changes, bs=2, num_workers=num_workers)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {images}:2 (key 'b'): ") and error.count("\n") == 1
+    assert "Traceback" not in error and "worker" not in error
+
+
+def _first_row(data, key) -> list[str]:
+    line = (data / "train.img.tsv").read_text().split("\n", 1)[0]
+    return [key, line.split("\t")[1]]
+
+
+def test_debug_adds_the_traceback_and_keeps_the_exit_code(tmp_path, capsys):
+    assert main(["--config", str(tmp_path / "absent.yaml")]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1
+    assert main(["--debug", "--config", str(tmp_path / "absent.yaml")]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback (most recent call last)") and printed.endswith(line)
+
+
+def test_a_wrong_flag_is_one_line(capsys):
+    assert main(["--epoch", "3"]) == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --epoch 3; see --help\n"
+
+
+def test_a_bug_of_ours_is_one_line(data, tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise ZeroDivisionError("a\nb")
+
+    monkeypatch.setattr("git_caption.training.parts.build_parts", fails)
+    assert main(["--config", _config(data, tmp_path / "run")]) == 1
+    assert capsys.readouterr().err == (
+        "error: internal error: ZeroDivisionError: a b; run again with --debug for the traceback\n"
+    )
+
+
+def test_a_stop_sent_to_all_processes_ends_with_75_and_one_line(data, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "train.py", "--config", _config(data, out, epochs=1e6, num_workers=1)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("step 1/")
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert errors.startswith("error: stopped before the end: the same command begins anew")
+    assert errors.count("\n") == 1
+    assert [path.name for path in out.iterdir()] == ["journal.csv"]
+
+
+def test_heads_that_cannot_share_the_width_are_refused_with_their_keys(data, tmp_path, capsys):
+    encoder = {"name": "custom", "architecture": VISION, "output": "pooled"}
+    changes = {"objective": "contrastive", "image_encoder": encoder, "clip_text": {"width": 10, "heads": 3}}
+    config = _config(data, tmp_path / "x", **changes)
+    assert main(["--config", config]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {config}: clip_text: 'width': expected a multiple of 'heads', 3, found 10\n"
+    )
+
+
+@pytest.fixture
+def language_model(published, tmp_path, monkeypatch) -> Path:
+    """The folder of a language model that a hub cache holds too, as `org/model`."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    hub_cache.snapshot(tmp_path / "home" / "hub", "org/model", published("qwen2"))
+    return published("qwen2")
+
+
+def test_a_frozen_language_model_is_the_one_that_weights_name(language_model, data, tmp_path):
+    digest = hashlib.sha256((language_model / "model.safetensors").read_bytes()).hexdigest()
+    weights = {"id": "org/model", "revision": hub_cache.REVISION, "sha256": digest}
+    out = tmp_path / "run"
+    changes = {"language_model": {"name": "mine", "weights": weights}, "train_language_model": False, "epochs": 0.5}
+    assert main(["--config", _config(data, out, **changes)]) == 0
+    written = json.loads((out / "config.json").read_text())["language_model"]
+    assert (written["name"], written["weights"]) == ("mine", weights)
+
+    from git_caption import Captioner
+
+    captioner = Captioner.load(out, device="cpu")
+    held, wanted = captioner.network.language_model.state_dict(), load_file(language_model / "model.safetensors")
+    assert all(torch.equal(held[name], tensor) for name, tensor in wanted.items())
+    assert captioner.tokenizer("a red circle").input_ids == load_tokenizer(language_model)("a red circle").input_ids
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"id": "no-such/repository"}, "no-such/repository: "),
+        ({"id": "org/model", "revision": "abc"}, "org/model"),
+        ({"id": "org/model", "sha256": "deadbeef"}, "org/model: the weights at "),
+    ],
+)
+def test_weights_of_a_language_model_that_cannot_be_had_stop_the_run(
+    weights, message, trained, language_model, data, tmp_path, capsys
+):
+    changes = {"language_model": {"name": str(language_model), "weights": weights}, "train_language_model": trained}
+    assert main(["--config", _config(data, tmp_path / "run", **changes)]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_an_image_encoder_of_other_weights_than_noted_stops_the_run(data, tmp_path, capsys):
+    clip = tmp_path / "clip"
+    encoder = {"name": "custom", "architecture": VISION, "output": "pooled"}
+    assert main(["--config", _config(data, clip, objective="contrastive", image_encoder=encoder)]) == 0
+    weights = {"id": str(clip / "model.safetensors"), "sha256": "deadbeef"}
+    assert main(["--config", _config(data, tmp_path / "x", image_encoder={**encoder, "weights": weights})]) == 1
+    assert "expected deadbeef" in capsys.readouterr().err
+
+
+def test_a_new_language_model_has_no_weights(data, tmp_path, capsys):
+    language_model = {"name": "small", "architecture": GPT2, "weights": {"id": "org/model"}}
+    assert main(["--config", _config(data, tmp_path / "x", language_model=language_model)]) == 2
+    assert "'architecture' makes a new one and 'weights' names one: leave one of them out" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""What the command lines behind `inference.py` and `train.py` share: how a command ends, whatever happens in it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from git_caption.errors import GitCaptionError, Stopped, UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of whole flags only, with `--debug`; its text for help keeps its lines."""
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument(
+            "--debug", action="store_true", help="add the traceback to an error, and the libraries' messages"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """A wrong command line as one line, as every other error of ours."""
+        raise UsageError(f"{message}; see --help")
+
+
+def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None, stopped: str) -> int:
+    """Run a command; what it raises becomes one `error:` block on stderr, SIGTERM what Ctrl-C is.
+
+    Args:
+        command: takes the arguments.
+        arguments: those of a command line; None takes those of the process.
+        stopped: what is said where a signal ends the command.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong command or parameters, 75 stopped by a signal.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    _make_printable()
+    if not debug:
+        _quiet_libraries()
+    try:
+        with _sigterm_as_ctrl_c():
+            command(arguments)
+        sys.stdout.flush()
+        return 0
+    except GitCaptionError as error:
+        return _report(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _report(stopped, Stopped.exit_code, debug)
+    except BrokenPipeError:
+        # Whoever read the output has gone; nothing can be told to them, and Python's flush at exit would fail too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # the machine's fault: a full disk, a permission
+        return _report(f"{error.filename or 'this machine'}: {error.strerror or error}", 1, debug)
+    except Exception as error:  # a bug of ours: the user gets one line, the traceback on request
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        advice = "" if debug else "; run again with --debug for the traceback"
+        return _report(f"internal error: {line}{advice}", 1, debug)
+
+
+def _report(message: str, code: int, debug: bool) -> int:
+    """One `error:` block on stderr, further lines indented under the first; after the traceback if asked for."""
+    if debug:
+        traceback.print_exc()
+    print("error: " + message.replace("\n", "\n       "), file=sys.stderr)
+    return code
+
+
+def _make_printable() -> None:
+    """Let a terminal that lacks a character show its escape instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' advice and bars from the output; where the user has set a variable, it stands."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("git_caption").setLevel(logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM raises KeyboardInterrupt; a worker process that inherits this dies of it as usual."""
+    if threading.current_thread() is not threading.main_thread():  # handlers can be set there only
+        yield
+        return
+    main_process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == main_process:
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
