@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,7 +35,7 @@ from git_caption.tsv.rows import (
     parse_caption_row,
     parse_question_row,
 )
-from git_caption.tsv.writer import TsvWriter, write_atomically
+from git_caption.tsv.writer import TsvWriter, encode, write_atomically
 
 SPLIT = "split.json"
 COLUMNS = ("captioner", "shuffled images", "no image")
@@ -140,10 +141,28 @@ def _infer(params: ShapesScoreParams, image_tsv: Path, question_tsv: Path | None
 
 
 def _shift(image_tsv: Path, out: Path) -> None:
-    """Give each row the picture of the row before it: every row a wrong one, each picture once."""
-    with TsvFile(image_tsv) as rows, TsvWriter(out) as shifted:
-        for row in range(len(rows)):
-            shifted.write([rows.columns(row)[0], rows.columns((row - 1) % len(rows))[1]])
+    """Give each row the picture of the row before it: every row a wrong one, each picture once.
+
+    A file that holds these rows already is left as it is: its date is part of what a stopped run goes on from.
+    """
+    with TsvFile(image_tsv) as rows:
+
+        def shifted() -> Iterator[bytes]:
+            for row in range(len(rows)):
+                yield encode([rows.columns(row)[0], *rows.columns((row - 1) % len(rows))[1:]], rows.where(row))
+
+        if not _holds(out, shifted()):
+            with TsvWriter(out) as writer:
+                for line in shifted():
+                    writer.write_encoded(line)
+
+
+def _holds(path: Path, lines: Iterator[bytes]) -> bool:
+    """Whether a file is there and consists of these lines."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return all(there == line for there, line in zip_longest(file, lines))
 
 
 def _read_splits(path: Path) -> Splits:
