@@ -167,7 +167,10 @@ def _holds(path: Path, lines: Iterator[bytes]) -> bool:
 
 def _read_splits(path: Path) -> Splits:
     try:
-        return Splits(**json.loads(path.read_text(encoding="utf-8")))
+        splits = Splits(**json.loads(path.read_text(encoding="utf-8")))
+        if splits.train < 1 or splits.test < 1:
+            raise ValueError(f"{splits.train} train and {splits.test} test scenes, expected at least one of each")
+        return splits
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{path}: not readable as the seed and sizes of the splits: {error}; see make_shapes"
@@ -178,9 +181,16 @@ def _read_truth(data: Path) -> Truth:
     keys, scenes, captions, asked = [], [], {}, {}
     with (
         TsvFile(data / "test.scene.tsv") as scene_rows,
+        TsvFile(data / "test.img.tsv") as image_rows,
         TsvFile(data / "test.caption.tsv") as caption_rows,
         TsvFile(data / "test.question.tsv") as question_rows,
     ):
+        for other in (image_rows, caption_rows, question_rows):
+            if len(other) != len(scene_rows):
+                raise DataError(
+                    f"{scene_rows.path} has {len(scene_rows)} rows and {other.path} has {len(other)}; expected a row "
+                    "for each scene; see make_shapes"
+                )
         for row in range(len(scene_rows)):
             where = scene_rows.where(row)
             key, truth = _parse_scene(scene_rows.columns(row), where)
@@ -191,6 +201,8 @@ def _read_truth(data: Path) -> Truth:
                 if str(item.question_id) not in truth["answers"]:
                     raise DataError(f"{where}: no answer to question {item.question_id}; see make_shapes")
                 asked[item.question_id] = Asked(item.question, truth["answers"][str(item.question_id)])
+    if not asked:
+        raise DataError(f"{data / 'test.scene.tsv'}: no scenes with questions to score by; see make_shapes")
     return Truth(keys, scenes, captions, asked)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from git_caption.errors import DataError
+from git_caption.errors import DataError, UsageError
 from git_caption.jobs import shapes
 from git_caption.params.schema import parse
 from git_caption.params.shapes import ShapesDataParams, ShapesScoreParams
@@ -119,6 +119,10 @@ def _evaluate(keys, out, **others):
     shapes.evaluate(parse(ShapesScoreParams, {**keys, "out_dir": str(out), **others}, "job"))
 
 
+def _copied(keys, folder):
+    return Path(shutil.copytree(keys["data_dir"], folder / "data"))
+
+
 def _written(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.*") if "lineidx" not in path.name}
 
@@ -143,8 +147,7 @@ def test_a_run_stopped_among_the_shuffled_pictures_goes_on(few, tmp_path, monkey
 
 
 def test_shuffled_pictures_are_made_anew_where_they_are_not_those_of_the_pictures(few, tmp_path):
-    data = tmp_path / "data"
-    shutil.copytree(few["data_dir"], data)
+    data = _copied(few, tmp_path)
     _evaluate(few, tmp_path / "out", data_dir=str(data))
     lines = (data / "test.img.tsv").read_text().splitlines(keepends=True)
     shuffled = tmp_path / "out" / "shuffled.img.tsv"
@@ -169,6 +172,41 @@ def test_a_folder_without_its_split_file_is_refused(tmp_path):
     params = parse(ShapesScoreParams, {"model_path": str(DATA), "data_dir": str(tmp_path)}, "job")
     with pytest.raises(DataError, match=r"split\.json: not readable as the seed and sizes.*make_shapes"):
         shapes.evaluate(params)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_splits_without_a_scene_are_refused(tmp_path, split):
+    with pytest.raises(UsageError, match=f"'{split}': expected a whole number of at least 1, found 0"):
+        parse(ShapesDataParams, {"out_dir": str(tmp_path), split: 0}, "job")
+
+
+@pytest.mark.parametrize("sizes", [{"train": 0}, {"test": 0}, {"train": "20"}])
+def test_splits_of_another_form_are_refused(few, tmp_path, sizes):
+    data = _copied(few, tmp_path)
+    (data / "split.json").write_text(json.dumps({"seed": 0, "train": 20, "test": 6} | sizes))
+    with pytest.raises(
+        DataError, match=r"split\.json: not readable as the seed and sizes of the splits: .*make_shapes"
+    ):
+        _evaluate(few, tmp_path / "out", data_dir=str(data))
+
+
+@pytest.mark.parametrize("name", ["img", "caption", "question"])
+def test_files_of_other_lengths_are_refused(few, tmp_path, name):
+    data = _copied(few, tmp_path)
+    shorter = data / f"test.{name}.tsv"
+    shorter.write_text("".join(shorter.read_text().splitlines(keepends=True)[:4]))
+    with pytest.raises(
+        DataError, match=f"{data}/test.scene.tsv has 6 rows and {shorter} has 4; expected .* make_shapes"
+    ):
+        _evaluate(few, tmp_path / "out", data_dir=str(data))
+
+
+def test_a_test_split_without_rows_is_refused(few, tmp_path):
+    data = _copied(few, tmp_path)
+    for name in ("img", "caption", "question", "scene"):
+        (data / f"test.{name}.tsv").write_text("")
+    with pytest.raises(DataError, match=f"{data}/test.scene.tsv: no scenes with questions .* make_shapes"):
+        _evaluate(few, tmp_path / "out", data_dir=str(data))
 
 
 def test_the_embedded_example_is_small():
