@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from git_caption.captioner.captioner import Captioner
+from git_caption.captioner.loading import dtype_of
 from git_caption.decoding.generate import Generated, Identity
 from git_caption.errors import DataError, JobFailed, UsageError
 from git_caption.params import paths
@@ -129,7 +130,7 @@ def _write(
         "decoding": {**asdict(decoding), "allowed_texts": _digest(decoding.allowed_texts)},
         "answers": answers,
         "batch_size": running.batch_size,
-        "dtype": running.dtype,
+        "dtype": str(dtype_of(running.dtype, captioner.device)).removeprefix("torch."),
         "quantization": running.quantization,
         "device": captioner.device.type,
         "exact_decode": running.exact_decode,

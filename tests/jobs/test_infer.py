@@ -416,6 +416,7 @@ def test_the_shape_of_images_is_kept_where_that_is_asked_for(model, pictures, im
         ({"test_respect_ratio_max": 64}, {"test_respect_ratio_max": 80}, "model: "),
         ({}, {"num_beams": 5}, "decoding.num_beams: 2 then, 5 now"),
         ({}, {"batch_size": 3}, "batch_size: 32 then, 3 now"),
+        ({}, {"dtype": "bfloat16"}, "dtype: float32 then, bfloat16 now"),
     ],
 )
 def test_a_run_is_not_resumed_with_keys_that_change_its_bytes(model, image_tsv, tmp_path, first, then, named):
