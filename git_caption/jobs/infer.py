@@ -77,10 +77,9 @@ def coco(params: CocoParams) -> None:
     """Caption a split of COCO into a result JSON; a TSV of the same captions stays beside it."""
     captioner = load_captioner(params.model, params.running, params.prompting)
     source = CocoImages(params.data_dir, params.data_type, params.p_test, captioner.reader)
-    out_tsv = f"{os.path.splitext(params.out_file)[0]}.tsv"
     decoding = captioner.decoding(params.decoding, "caption")
-    print(_write(captioner, decoding, source, out_tsv, params.running, answers=False))
-    with TsvFile(out_tsv) as rows:
+    print(_write(captioner, decoding, source, params.captions_tsv, params.running, answers=False))
+    with TsvFile(params.captions_tsv) as rows:
         captions = [parse_caption_row(columns, rows.where(row)) for row, columns in enumerate(rows)]
     results = [
         {"image_id": image_id, "caption": row.captions[0]}

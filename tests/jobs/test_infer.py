@@ -275,23 +275,38 @@ def test_several_answers_to_a_question_are_refused(model, image_tsv, question_ts
         infer.single_tsv(params)
 
 
-def test_a_coco_split_is_captioned_into_a_result_file(model, captioner, pictures, tmp_path):
-    folder = tmp_path / "coco"
+def _split(folder, images):
+    """The keys of a split of COCO that lists these images."""
     (folder / "annotations").mkdir(parents=True)
-    images = [{"id": 40 + number, "file_name": f"{number}.png"} for number in range(5)]
     (folder / "annotations" / "captions_val2017.json").write_text(json.dumps({"images": images, "annotations": []}))
-    shutil.copytree(pictures, folder / "val2017")
-    (folder / "val2017" / "1.png").unlink()
+    return {"data_dir": str(folder), "data_type": "val2017", "device": "cpu", "num_workers": 0}
+
+
+def test_a_coco_split_is_captioned_into_a_result_file(model, captioner, pictures, tmp_path):
+    given = _split(tmp_path / "coco", [{"id": 40 + number, "file_name": f"{number}.png"} for number in range(5)])
+    shutil.copytree(pictures, tmp_path / "coco" / "val2017")
+    (tmp_path / "coco" / "val2017" / "1.png").unlink()
     out = tmp_path / "results.json"
-    keys = {"data_dir": str(folder), "data_type": "val2017", "json_path": str(out), "p_test": 0.6, "temperature": 0}
-    infer.coco(parse(CocoParams, {"model_path": model, "device": "cpu", "num_workers": 0, **keys}, "job"))
+    others = [tmp_path / "results.tsv", tmp_path / "results.json.tsv"]
+    for other in others:
+        other.write_text("somebody's own")
+    keys = {"model_path": model, "json_path": str(out), "p_test": 0.6, "temperature": 0}
+    infer.coco(parse(CocoParams, given | keys, "job"))
     texts = captioner.caption([pictures / "0.png", pictures / "2.png"], num_beams=1)
     assert json.loads(out.read_text()) == [
         {"image_id": 40, "caption": texts[0]},
         {"image_id": 41, "caption": ""},
         {"image_id": 42, "caption": texts[1]},
     ]
-    assert "no such image in val2017" in (tmp_path / "results.tsv.errors.tsv").read_text()
+    assert [other.read_text() for other in others] == ["somebody's own"] * 2
+    assert (tmp_path / "results.json.captions.tsv").read_text().splitlines()[1] == '41\t[{"caption":""}]'
+    assert "no such image in val2017" in (tmp_path / "results.json.captions.tsv.errors.tsv").read_text()
+
+
+def test_a_coco_result_is_not_called_a_tsv(model, tmp_path):
+    keys = _split(tmp_path / "coco", []) | {"model_path": model, "out_file": str(tmp_path / "results.tsv")}
+    with pytest.raises(UsageError, match=r"'out_file': expected the name of a JSON file, found '.*results\.tsv'"):
+        parse(CocoParams, keys, "job")
 
 
 @pytest.fixture(scope="module")
