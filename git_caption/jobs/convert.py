@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from git_caption.errors import DataError
 from git_caption.params.convert import CaptionJsonParams, CocoFormatParams, VqaJsonParams
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import CaptionRow, dumps, parse_answer_row, parse_caption_row
@@ -21,8 +22,13 @@ def tsv_to_vqa_json(params: VqaJsonParams) -> None:
     with TsvFile(params.predict_file) as rows:
         for number, columns in enumerate(rows):
             parse_answer_row(columns, rows.where(number))
-            answers.append(json.loads(columns[0]))  # further keys, such as scores, stay
-    write_text(params.out_json, dumps(answers))
+            try:
+                answers.append(dumps(json.loads(columns[0])))  # further keys, such as scores, stay
+            except ValueError as error:
+                raise DataError(
+                    f"{rows.where(number)}: column 1 holds NaN or an infinity, which is not JSON; expected numbers"
+                ) from error
+    write_text(params.out_json, f"[{','.join(answers)}]")
     print(f"{len(answers)} answers: {params.out_json}")
 
 

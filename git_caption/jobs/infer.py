@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from git_caption.captioner.captioner import Captioner
+from git_caption.captioner.loading import dtype_of
 from git_caption.decoding.generate import Generated, Identity
 from git_caption.errors import DataError, JobFailed, UsageError
+from git_caption.params import paths
 from git_caption.params.decoding import Decoding, Task
 from git_caption.params.infer import ChatParams, CocoParams, ModelParams, SingleImageParams, SingleTsvParams
 from git_caption.params.running import RunningParams
@@ -30,8 +32,6 @@ from git_caption.samples.sample import ImageSample
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import dumps, parse_caption_row
 from git_caption.tsv.writer import write_atomically
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def single_tsv(params: SingleTsvParams) -> None:
@@ -49,39 +49,37 @@ def single_tsv(params: SingleTsvParams) -> None:
 
 def single_image(params: SingleImageParams) -> None:
     """Print the caption of an image, or the answer to a question about it; a line for each of several images."""
+    images = _several(params.image_path)
     captioner = load_captioner(params.model, params.running, params.prompting)
     task: Task = "answer" if params.prompt else "caption"
     decoding = captioner.decoding(params.decoding, task)
     prompt = captioner.question_prompt(params.prompt) if params.prompt else captioner.caption_prompt()
-    several = _several(params.image_path)
-    if several is None:
+    if images is None:
         pixels = captioner.pixels(params.image_path)
         name = params.image_path if isinstance(params.image_path, str) else params.image_path[0]
         found = captioner.describe([pixels], [prompt], decoding, [Identity(os.path.basename(name))])
         print(_printed(found[0], decoding))
         return
+    captioning = Captioning(captioner, decoding, params.running.batch_size, answers=task == "answer")
     failures = Failures(params.running.on_error, params.running.max_errors)
-    for start in range(0, len(several), params.running.batch_size):
-        read = {path: _read(captioner, path, failures) for path in several[start : start + params.running.batch_size]}
-        good = {path: pixels for path, pixels in read.items() if pixels is not None}
-        identities = [Identity(os.path.basename(path)) for path in good]
-        texts = captioner.describe(list(good.values()), [prompt] * len(good), decoding, identities) if good else []
-        by_path = dict(zip(good, texts, strict=True))
-        for path in read:
-            text = _printed(by_path[path], decoding) if path in by_path else ""
-            print(f"{path}\t{' '.join(text.split())}", flush=True)  # whatever the text holds, one line
+    for path, texts in _described(captioning, images, prompt):
+        if isinstance(texts, DataError):
+            failures.note(path, texts)
+        shown = "" if isinstance(texts, DataError) else _printed(texts, decoding)
+        print(f"{path}\t{' '.join(shown.split())}", flush=True)  # whatever the text holds, one line
     if failures.count:
-        print(f"{failures.count} of {len(several)} images could not be read", file=sys.stderr)
+        print(f"{failures.count} of {len(images)} images could not be processed", file=sys.stderr)
+    if captioning.halved:
+        print(f"{captioning.halved} batches halved for lack of memory", file=sys.stderr)
 
 
 def coco(params: CocoParams) -> None:
     """Caption a split of COCO into a result JSON; a TSV of the same captions stays beside it."""
     captioner = load_captioner(params.model, params.running, params.prompting)
     source = CocoImages(params.data_dir, params.data_type, params.p_test, captioner.reader)
-    out_tsv = f"{os.path.splitext(params.out_file)[0]}.tsv"
     decoding = captioner.decoding(params.decoding, "caption")
-    print(_write(captioner, decoding, source, out_tsv, params.running, answers=False))
-    with TsvFile(out_tsv) as rows:
+    print(_write(captioner, decoding, source, params.captions_tsv, params.running, answers=False))
+    with TsvFile(params.captions_tsv) as rows:
         captions = [parse_caption_row(columns, rows.where(row)) for row, columns in enumerate(rows)]
     results = [
         {"image_id": image_id, "caption": row.captions[0]}
@@ -131,7 +129,7 @@ def _write(
         "decoding": {**asdict(decoding), "allowed_texts": _digest(decoding.allowed_texts)},
         "answers": answers,
         "batch_size": running.batch_size,
-        "dtype": running.dtype,
+        "dtype": str(dtype_of(running.dtype, captioner.device)).removeprefix("torch."),
         "quantization": running.quantization,
         "device": captioner.device.type,
         "exact_decode": running.exact_decode,
@@ -156,42 +154,57 @@ def _digest(texts: Sequence[str]) -> str | None:
 
 
 def _several(path: str | tuple[str, ...]) -> list[str] | None:
-    """The images of a folder or glob, in order of their names; None for one image or one video."""
+    """The images of a folder or glob; None for one image or one video.
+
+    Raises UsageError where there are none, which an earlier job of the command may have been expected to write.
+    """
     if isinstance(path, tuple) or os.path.isfile(path):
         return None
-    pattern = os.path.join(glob.escape(path), "*") if os.path.isdir(path) else path
-    found = sorted(name for name in glob.glob(pattern) if os.path.isfile(name))
-    if os.path.isdir(path):
-        found = [name for name in found if name.lower().endswith(IMAGE_SUFFIXES)]
-    if not found:
-        raise UsageError(f"'image_path': {path!r} holds no image, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    return found
+    if message := paths.fault(path, "input_path"):
+        raise UsageError(f"'image_path': {message}")
+    return paths.images(path)
+
+
+def _described(
+    captioning: Captioning, files: Sequence[str], prompt: str
+) -> Iterator[tuple[str, list[Generated] | DataError]]:
+    """Each file with its texts, or why it has none; only those of one batch are read at a time."""
+    for start in range(0, len(files), captioning.batch_size):
+        read = {path: _read(captioning.captioner, path) for path in files[start : start + captioning.batch_size]}
+        good = {path: image for path, image in read.items() if not isinstance(image, DataError)}
+        rows = [(number, prompt, Identity(os.path.basename(path))) for number, path in enumerate(good)]
+        texts = iter(captioning.texts(list(good.values()), rows))
+        for path, image in read.items():
+            yield path, image if isinstance(image, DataError) else next(texts)
+
+
+def _read(captioner: Captioner, path: str) -> npt.NDArray[np.uint8] | DataError:
+    try:
+        return captioner.reader(Path(path).read_bytes())
+    except OSError as error:
+        return DataError(f"cannot be read: {error.strerror}")
+    except DataError as error:
+        return error
 
 
 @dataclass
 class Failures:
-    """Images that could not be read so far, and what is to be done about them."""
+    """Images without a text so far, and what is to be done about them."""
 
     on_error: str
     max_errors: int | None
     count: int = 0
 
-    def note(self, error: DataError) -> None:
+    def note(self, path: str, error: DataError) -> None:
         """Say which image is wrong and how, and go on unless it is one too many."""
         if self.on_error == "raise":
-            raise error
-        print(f"skipped {error}", file=sys.stderr)
+            raise DataError(f"{path}: {error}") from error
+        print(f"skipped {path}: {error}", file=sys.stderr)
         self.count += 1
         if self.max_errors is not None and self.count > self.max_errors:
-            raise JobFailed(f"{self.count} images could not be read, 'max_errors' allows {self.max_errors}") from error
-
-
-def _read(captioner: Captioner, path: str, failures: Failures) -> npt.NDArray[np.uint8] | None:
-    try:
-        return captioner.pixels(path)
-    except DataError as error:
-        failures.note(error)
-        return None
+            raise JobFailed(
+                f"{self.count} images could not be processed, 'max_errors' allows {self.max_errors}"
+            ) from error
 
 
 def _printed(texts: Sequence[Generated], decoding: Decoding) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -38,32 +37,19 @@ def coco_caption(params: CocoCaptionParams) -> None:
     Raises:
         DataError: a file is not what its format says, or the captions are not of the images of the references.
     """
-    if params.res_file is not None:
-        assert params.label_file is not None, "checked with the parameters"
-        results, labels = params.res_file, params.label_file
-        outfile = params.outfile or f"{os.path.splitext(results)[0]}.eval.json"
-        per_image = f"{os.path.splitext(outfile)[0]}.per_image.json"
-        indent = 4
-    else:
-        assert params.data_dir and params.result_file and params.annotations, "checked with the parameters"
-        results, labels = params.result_file, params.annotations
-        folder = os.path.join(params.data_dir, "results")
-        outfile = params.outfile or os.path.join(folder, f"eval_{params.data_type}.json")
-        per_image = os.path.join(folder, f"evalImgs_{params.data_type}.json")
-        indent = None
-    candidates = read_candidates(results)
-    if results.endswith(".tsv"):
-        _write_beside(f"{os.path.splitext(results)[0]}_coco_format.json", candidates.rows)
-    references = read_references(labels)
+    candidates = read_candidates(params.captions)
+    if params.coco_format_file is not None:
+        _write_beside(params.coco_format_file, candidates.rows)
+    references = read_references(params.references)
     try:
         scores = score(candidates.captions, references, params.metrics)
     except DataError as error:
-        raise DataError(f"{results}, scored against {labels}: {error}") from error
-    write_json(outfile, _document(scores, candidates), indent)
+        raise DataError(f"{params.captions}, scored against {params.references}: {error}") from error
+    write_json(params.scores_file, _document(scores, candidates), indent=None if params.res_file is None else 4)
     entries = [{"image_id": image, **values} for image, values in scores.per_image.items()]
-    write_json(per_image, entries)
+    write_json(params.per_image_file, entries)
     print(_table(scores, candidates))
-    print(f"scores: {outfile}\nscores of each image: {per_image}")
+    print(f"scores: {params.scores_file}\nscores of each image: {params.per_image_file}")
 
 
 def read_candidates(path: str) -> Candidates:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,7 +35,7 @@ from git_caption.tsv.rows import (
     parse_caption_row,
     parse_question_row,
 )
-from git_caption.tsv.writer import TsvWriter, write_atomically
+from git_caption.tsv.writer import TsvWriter, encode, write_atomically
 
 SPLIT = "split.json"
 COLUMNS = ("captioner", "shuffled images", "no image")
@@ -140,15 +141,36 @@ def _infer(params: ShapesScoreParams, image_tsv: Path, question_tsv: Path | None
 
 
 def _shift(image_tsv: Path, out: Path) -> None:
-    """Give each row the picture of the row before it: every row a wrong one, each picture once."""
-    with TsvFile(image_tsv) as rows, TsvWriter(out) as shifted:
-        for row in range(len(rows)):
-            shifted.write([rows.columns(row)[0], rows.columns((row - 1) % len(rows))[1]])
+    """Give each row the picture of the row before it: every row a wrong one, each picture once.
+
+    A file that holds these rows already is left as it is: its date is part of what a stopped run goes on from.
+    """
+    with TsvFile(image_tsv) as rows:
+
+        def shifted() -> Iterator[bytes]:
+            for row in range(len(rows)):
+                yield encode([rows.columns(row)[0], *rows.columns((row - 1) % len(rows))[1:]], rows.where(row))
+
+        if not _holds(out, shifted()):
+            with TsvWriter(out) as writer:
+                for line in shifted():
+                    writer.write_encoded(line)
+
+
+def _holds(path: Path, lines: Iterator[bytes]) -> bool:
+    """Whether a file is there and consists of these lines."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return all(there == line for there, line in zip_longest(file, lines))
 
 
 def _read_splits(path: Path) -> Splits:
     try:
-        return Splits(**json.loads(path.read_text(encoding="utf-8")))
+        splits = Splits(**json.loads(path.read_text(encoding="utf-8")))
+        if splits.train < 1 or splits.test < 1:
+            raise ValueError(f"{splits.train} train and {splits.test} test scenes, expected at least one of each")
+        return splits
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{path}: not readable as the seed and sizes of the splits: {error}; see make_shapes"
@@ -159,9 +181,16 @@ def _read_truth(data: Path) -> Truth:
     keys, scenes, captions, asked = [], [], {}, {}
     with (
         TsvFile(data / "test.scene.tsv") as scene_rows,
+        TsvFile(data / "test.img.tsv") as image_rows,
         TsvFile(data / "test.caption.tsv") as caption_rows,
         TsvFile(data / "test.question.tsv") as question_rows,
     ):
+        for other in (image_rows, caption_rows, question_rows):
+            if len(other) != len(scene_rows):
+                raise DataError(
+                    f"{scene_rows.path} has {len(scene_rows)} rows and {other.path} has {len(other)}; expected a row "
+                    "for each scene; see make_shapes"
+                )
         for row in range(len(scene_rows)):
             where = scene_rows.where(row)
             key, truth = _parse_scene(scene_rows.columns(row), where)
@@ -172,6 +201,8 @@ def _read_truth(data: Path) -> Truth:
                 if str(item.question_id) not in truth["answers"]:
                     raise DataError(f"{where}: no answer to question {item.question_id}; see make_shapes")
                 asked[item.question_id] = Asked(item.question, truth["answers"][str(item.question_id)])
+    if not asked:
+        raise DataError(f"{data / 'test.scene.tsv'}: no scenes with questions to score by; see make_shapes")
     return Truth(keys, scenes, captions, asked)
 
 

@@ -132,7 +132,7 @@ class CocoParams:
     )
     data_type: str = key(help="split, as val2017", example="val2017")
     out_file: str = key(
-        help="JSON to write: a list of image_id and caption",
+        help="JSON to write: a list of image_id and caption; a TSV of them goes to OUT_FILE.captions.tsv",
         kind="output_file",
         aliases=("json_path",),
         example="inference/example/coco.json",
@@ -148,7 +148,20 @@ class CocoParams:
         """The split's annotation file."""
         return os.path.join(self.data_dir, "annotations", f"captions_{self.data_type}.json")
 
+    @property
+    def captions_tsv(self) -> str:
+        """The TSV of the same captions, beside the JSON."""
+        return f"{self.out_file}.captions.tsv"
+
+    @property
+    def also_written(self) -> tuple[str, ...]:
+        """What the job writes beside `out_file`."""
+        return (self.captions_tsv,)
+
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """A split whose annotations are not there, as (keys concerned, message)."""
+        """A split whose annotations are not there, or a JSON called a TSV, as (keys concerned, message)."""
+        if self.out_file.lower().endswith(".tsv"):
+            message = f"expected the name of a JSON file, found {self.out_file!r}"
+            yield ("out_file",), f"'out_file': {message}; a TSV is written beside it"
         if self.data_dir and self.data_type and not os.path.isfile(self.annotations):
             yield ("data_dir", "data_type"), f"'data_type': no such annotation file: {self.annotations!r}"

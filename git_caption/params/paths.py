@@ -10,11 +10,12 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 Kind = Literal["input_file", "input_dir", "input_path", "model", "output_file", "output_dir"]
-"""input_path: a file, a folder, a glob pattern with a match, or a list of files. model: a folder, a file, or the id of
-a repository."""
+"""input_path: a file, a folder of images, a glob pattern with a match, or a list of files. model: a folder, a file, or
+the id of a repository."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def expand(value: Any) -> Any:
@@ -29,6 +30,14 @@ def is_hub_id(name: str) -> bool:
     if not HUB_ID.fullmatch(name) or name.endswith(WEIGHT_SUFFIXES):
         return False
     return "/" not in name or not os.path.isdir(os.path.dirname(name))
+
+
+def images(path: str) -> list[str]:
+    """The files in a folder that are named as images, or all that match a glob pattern; in order of their names."""
+    if os.path.isdir(path):
+        inside = os.path.join(glob.escape(path), "*")
+        return [name for name in images(inside) if name.lower().endswith(IMAGE_SUFFIXES)]
+    return sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
 
 
 def fault(value: Any, kind: Kind, promised: Collection[str] = ()) -> str | None:
@@ -59,7 +68,7 @@ def _input_fault(path: str, kind: Kind) -> str | None:
     if kind == "model" and is_hub_id(path):
         return None
     if kind == "input_path" and glob.has_magic(path) and not os.path.lexists(path):
-        return None if glob.glob(path, recursive=True) else f"no file matches {path!r}"
+        return None if images(path) else f"no file matches {path!r}"
     if not os.path.exists(path):
         noun = {"input_file": "file", "input_dir": "folder", "input_path": "file or folder", "model": "checkpoint"}
         return f"no such {noun[kind]}: {path!r}{_neighbour(path)}"
@@ -67,7 +76,11 @@ def _input_fault(path: str, kind: Kind) -> str | None:
         return f"expected a file, found a folder: {path!r}"
     if kind == "input_dir" and not os.path.isdir(path):
         return f"expected a folder, found a file: {path!r}"
-    return None if os.access(path, os.R_OK) else f"no permission to read {path!r}"
+    if not os.access(path, os.R_OK):
+        return f"no permission to read {path!r}"
+    if kind == "input_path" and os.path.isdir(path) and not images(path):
+        return f"{path!r} holds no image, expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+    return None
 
 
 def _output_fault(path: str, kind: Kind) -> str | None:

@@ -3,7 +3,8 @@
 A parameter class is a frozen dataclass whose fields are made by `key` (one key of the mapping) or `group` (the keys of
 another parameter class, taken at the same level). It may have a method `check(self)` that yields
 `((key, ...), message)` for values that do not fit together. A message is dropped where one of its keys is faulty
-already, and `check` is not asked where a required key has no value.
+already, and `check` is not asked where a required key has no value. A property `also_written` gives the files that its
+job writes beside those that its keys name.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def outputs(instance: Any) -> list[str]:
             found += outputs(value)
         elif entry.spec.kind in ("output_file", "output_dir") and value is not None:
             found.append(str(value))
-    return found
+    return [*found, *getattr(instance, "also_written", ())]
 
 
 def _plain(value: Any) -> Any:

@@ -42,6 +42,51 @@ class CocoCaptionParams:
             return None
         return os.path.join(self.data_dir, "annotations", f"captions_{self.data_type}.json")
 
+    @property
+    def references(self) -> str:
+        """The file of references, by either name."""
+        references = self.label_file or self.annotations
+        assert references is not None, "check() has seen that one of the two is given"
+        return references
+
+    @property
+    def captions(self) -> str:
+        """The file of captions, by either name."""
+        captions = self.res_file or self.result_file
+        assert captions is not None, "check() has seen that one of the two is given"
+        return captions
+
+    @property
+    def scores_file(self) -> str:
+        """The JSON of scores: `outfile`, or where the original tool leaves it."""
+        if self.outfile is not None:
+            return self.outfile
+        if self.res_file is not None:
+            return f"{os.path.splitext(self.res_file)[0]}.eval.json"
+        return self._in_results(f"eval_{self.data_type}.json")
+
+    @property
+    def per_image_file(self) -> str:
+        """The JSON of each image's scores."""
+        if self.res_file is not None:
+            return f"{os.path.splitext(self.scores_file)[0]}.per_image.json"
+        return self._in_results(f"evalImgs_{self.data_type}.json")
+
+    @property
+    def coco_format_file(self) -> str | None:
+        """The captions of a TSV as COCO results; None where they are JSON already."""
+        beside, ending = os.path.splitext(self.captions)
+        return f"{beside}_coco_format.json" if ending == ".tsv" else None
+
+    @property
+    def also_written(self) -> list[str]:
+        """What the job writes beside `outfile`."""
+        return [path for path in (self.scores_file, self.per_image_file, self.coco_format_file) if path is not None]
+
+    def _in_results(self, name: str) -> str:
+        assert self.data_dir is not None, "check() has seen that it is given"
+        return os.path.join(self.data_dir, "results", name)
+
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Neither or both of the two forms, or half of one, as (keys concerned, message)."""
         files = [name for name in BY_FILES if getattr(self, name) is not None]

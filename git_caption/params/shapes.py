@@ -25,6 +25,6 @@ class ShapesDataParams:
     """Keys of `make_shapes`."""
 
     out_dir: str = key(help="folder to write the TSVs into", kind="output_dir", example="inference/example/shapes")
-    train: int = key(20_000, minimum=0, help="scenes of the train split", example=100)
-    test: int = key(500, minimum=0, help="scenes of the test split", example=20)
+    train: int = key(20_000, minimum=1, help="scenes of the train split", example=100)
+    test: int = key(500, minimum=1, help="scenes of the test split", example=20)
     seed: int = key(0, minimum=0, help="seed of the scenes")

@@ -40,17 +40,26 @@ class Captioning:
     def __call__(self, samples: list[ImageSample]) -> list[Lines | Failure]:
         """The lines of each sample, in order; a Failure where a prompt does not fit the language model.
 
+        Raises JobFailed as `texts`.
+        """
+        rows = [(image, prompt, identity) for image, s in enumerate(samples) for prompt, identity in self._asked(s)]
+        following = iter(self.texts([sample.pixels for sample in samples], rows))
+        return [self._lines(sample, following) for sample in samples]
+
+    def texts(self, pixels: Sequence[npt.NDArray[np.uint8]], rows: Sequence[Row]) -> list[list[Generated] | DataError]:
+        """The texts of each row, which names one of the images uint8[3, H, W]; or why they cannot be computed.
+
         Raises JobFailed where the device's memory is too small for a single row.
         """
-        features = self._encoded([sample.pixels for sample in samples], self.batch_size)
-        rows = [(image, prompt, identity) for image, s in enumerate(samples) for prompt, identity in self._asked(s)]
+        if not pixels:
+            return []
+        features = self._encoded(pixels, min(self.batch_size, len(pixels)))
         lengths = [len(self.captioner.prompt_ids(prompt)) for _, prompt, _ in rows]
         texts: list[list[Generated] | DataError] = [[]] * len(rows)
         for batch in plan(lengths, self.batch_size):
             for index, found in zip(batch, self._generated(features, [rows[index] for index in batch]), strict=True):
                 texts[index] = found
-        following = iter(texts)
-        return [self._lines(sample, following) for sample in samples]
+        return texts
 
     def _encoded(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
         """The features of images, in smaller batches where memory is short."""
@@ -80,8 +89,8 @@ class Captioning:
         if size == 1:
             first_line = str(error).strip().splitlines()[0]
             raise JobFailed(
-                f"the memory of {self.captioner.device} does not hold the computation of one row ({first_line}); "
-                "committed chunks are kept: run the same command again where more is free"
+                f"the memory of {self.captioner.device} does not hold the computation of one row ({first_line}); run "
+                "the same command again where more is free"
             ) from error
         self.halved += 1
 

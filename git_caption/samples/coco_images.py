@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from git_caption.errors import DataError
 from git_caption.images.reader import ImageReader
@@ -25,12 +26,14 @@ class CocoImages:
         self.pixels = pixels
         try:
             images = json.loads(self.annotations.read_text(encoding="utf-8"))["images"]
-            listed = [(image["id"], str(image["file_name"])) for image in images]
+            if not isinstance(images, list):
+                raise TypeError(f"'images' is a {type(images).__name__}")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{self.annotations}: expected COCO's annotations, with a list 'images' of 'id' and 'file_name'"
             ) from error
-        self.listed: list[tuple[int | str, str]] = listed[: max(1, round(part * len(listed)))]
+        listed = [self._listed(number, image) for number, image in enumerate(images, 1)]
+        self.listed = listed[: max(1, round(part * len(listed)))]
 
     @property
     def image_ids(self) -> list[int | str]:
@@ -44,6 +47,15 @@ class CocoImages:
 
     def __len__(self) -> int:
         return len(self.listed)
+
+    def _listed(self, number: int, image: Any) -> tuple[int | str, str]:
+        image_id, name = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
+        if isinstance(image_id, bool) or not isinstance(image_id, int | str) or not isinstance(name, str):
+            raise DataError(
+                f"{self.annotations}: entry {number} of 'images' is {json.dumps(image)[:80]}, expected an 'id', a "
+                "whole number or text, and a 'file_name'"
+            )
+        return image_id, name
 
     def read(self, row: int) -> ImageSample | Failure:
         """The sample of an image, or a Failure with an empty caption."""

@@ -54,6 +54,14 @@ def test_a_row_that_is_no_answer_is_named(tmp_path: Path, line: str, seen: str) 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_a_number_that_json_does_not_have_is_named(tmp_path: Path, number: str) -> None:
+    line = f'{{"answer":"a","logprob":{number},"question_id":1}}'
+    with pytest.raises(DataError, match=r"answers\.tsv:2: .*NaN or an infinity, which is not JSON"):
+        to_vqa(tmp_path, f'{{"answer":"a","question_id":1}}\n{line}\n')
+    assert not (tmp_path / "new").exists()
+
+
 def test_captions_become_coco_results_with_text_ids(tmp_path: Path) -> None:
     text = '391895\t[{"caption":"a caf\u00e9"}]\nb.jpg\t[{"logprob":-1.5,"caption":"two \\"dogs\\""}]\n'
     expected = rb'[{"image_id": "391895", "caption": "a caf\u00e9"}, {"image_id": "b.jpg", "caption": "two \"dogs\""}]'

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from git_caption.errors import DataError, JobFailed, UsageError
@@ -38,6 +39,14 @@ def captioner(model):
     from git_caption import Captioner
 
     return Captioner.load(model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def grids(tmp_path_factory):
+    """A captioner that sees as many tokens as an image is long, and the keys for that."""
+    folder = tmp_path_factory.mktemp("grids") / "checkpoint"
+    small_captioner(tmp_path_factory.mktemp("lm"), mapper="linear", output="grid").save(folder)
+    return str(folder), {"test_respect_ratio_max": 6400}
 
 
 @pytest.fixture
@@ -93,10 +102,10 @@ def test_a_broken_image_of_a_folder_is_listed_and_the_others_go_on(model, pictur
     infer.single_image(_single(model, image_path=str(pictures)))
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 5 and out.splitlines()[2] == f"{pictures}/2.png\t"
-    assert "2.png" in err and "1 of 5 images could not be read" in err
+    assert "2.png" in err and "1 of 5 images could not be processed" in err
     with pytest.raises(DataError, match=r"2\.png"):
         infer.single_image(_single(model, image_path=str(pictures), on_error="raise"))
-    with pytest.raises(JobFailed, match="1 images could not be read, 'max_errors' allows 0"):
+    with pytest.raises(JobFailed, match="1 images could not be processed, 'max_errors' allows 0"):
         infer.single_image(_single(model, image_path=str(pictures), max_errors=0))
 
 
@@ -115,10 +124,69 @@ def test_a_list_of_images_is_one_video(model, captioner, pictures, capsys):
     assert capsys.readouterr().out == captioner.caption([frames])[0] + "\n"
 
 
-def test_a_folder_without_images_is_refused(model, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"holds no image.*\.jpg"):
-        infer.single_image(_single(model, image_path=str(tmp_path / "empty")))
+def test_a_pattern_goes_into_folders(model, captioner, pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "pictures" / "more" / "deep")
+    files = sorted(str(file) for file in pictures.rglob("*.png"))
+    texts = [" ".join(text.split()) for text in captioner.caption(files)]
+    infer.single_image(_single(model, image_path=str(pictures / "**" / "*.png")))
+    assert len(files) == 10
+    assert capsys.readouterr().out == "".join(f"{file}\t{text}\n" for file, text in zip(files, texts, strict=True))
+
+
+def test_a_folder_that_turns_out_without_images_is_refused_before_weights_are_loaded(tmp_path):
+    empty = tmp_path / "promised by an earlier job"
+    params = parse(SingleImageParams, {"model_path": "none/such", "image_path": str(empty)}, "job", [str(empty)])
+    empty.mkdir()
+    with pytest.raises(UsageError, match=r"^'image_path': .*promised.* holds no image, expected files ending in \.jpg"):
+        infer.single_image(params)
+
+
+@pytest.mark.parametrize("prompt", ["", "what?"])
+def test_an_image_too_long_for_the_model_is_skipped_and_the_others_go_on(grids, pictures, prompt, capsys):
+    captioner, keys = grids
+    Image.new("RGB", (6400, 32)).save(pictures / "1.png")
+    infer.single_image(_single(captioner, image_path=str(pictures), prompt=prompt, **keys))
+    out, err = capsys.readouterr()
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [Path(path).name for path, _ in lines] == [f"{number}.png" for number in range(5)]
+    assert [bool(text) for _, text in lines] == [True, False, True, True, True]
+    assert err.splitlines()[0].startswith(f"skipped {pictures}/1.png: ") and "1.png: prefix and prompt have 80" in err
+    assert err.splitlines()[1] == "1 of 5 images could not be processed"
+    with pytest.raises(DataError, match=r"1\.png: prefix and prompt have 80\d tokens"):
+        infer.single_image(_single(captioner, image_path=str(pictures), prompt=prompt, on_error="raise", **keys))
+
+
+def test_an_image_that_may_not_be_read_is_skipped(model, pictures, monkeypatch, capsys):
+    read = Path.read_bytes
+
+    def refusing(path):
+        if path == pictures / "1.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refusing)
+    infer.single_image(_single(model, image_path=str(pictures)))
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 5 and out.splitlines()[1] == f"{pictures}/1.png\t"
+    assert f"skipped {pictures}/1.png: cannot be read: Permission denied\n" in err
+
+
+def test_a_batch_of_a_folder_too_large_for_the_memory_is_halved(model, pictures, monkeypatch, capsys):
+    params = _single(model, image_path=str(pictures))
+    infer.single_image(params)
+    expected = capsys.readouterr().out
+    captioner = infer.load_captioner(params.model, params.running)
+    encode = captioner.encode
+
+    def short(pixels):
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(pixels)
+
+    monkeypatch.setattr(captioner, "encode", short)
+    infer.single_image(params)
+    out, err = capsys.readouterr()
+    assert (out, err) == (expected, "1 batches halved for lack of memory\n")
 
 
 def test_several_captions_print_as_json_best_first(model, pictures, capsys):
@@ -207,23 +275,38 @@ def test_several_answers_to_a_question_are_refused(model, image_tsv, question_ts
         infer.single_tsv(params)
 
 
-def test_a_coco_split_is_captioned_into_a_result_file(model, captioner, pictures, tmp_path):
-    folder = tmp_path / "coco"
+def _split(folder, images):
+    """The keys of a split of COCO that lists these images."""
     (folder / "annotations").mkdir(parents=True)
-    images = [{"id": 40 + number, "file_name": f"{number}.png"} for number in range(5)]
     (folder / "annotations" / "captions_val2017.json").write_text(json.dumps({"images": images, "annotations": []}))
-    shutil.copytree(pictures, folder / "val2017")
-    (folder / "val2017" / "1.png").unlink()
+    return {"data_dir": str(folder), "data_type": "val2017", "device": "cpu", "num_workers": 0}
+
+
+def test_a_coco_split_is_captioned_into_a_result_file(model, captioner, pictures, tmp_path):
+    given = _split(tmp_path / "coco", [{"id": 40 + number, "file_name": f"{number}.png"} for number in range(5)])
+    shutil.copytree(pictures, tmp_path / "coco" / "val2017")
+    (tmp_path / "coco" / "val2017" / "1.png").unlink()
     out = tmp_path / "results.json"
-    keys = {"data_dir": str(folder), "data_type": "val2017", "json_path": str(out), "p_test": 0.6, "temperature": 0}
-    infer.coco(parse(CocoParams, {"model_path": model, "device": "cpu", "num_workers": 0, **keys}, "job"))
+    others = [tmp_path / "results.tsv", tmp_path / "results.json.tsv"]
+    for other in others:
+        other.write_text("somebody's own")
+    keys = {"model_path": model, "json_path": str(out), "p_test": 0.6, "temperature": 0}
+    infer.coco(parse(CocoParams, given | keys, "job"))
     texts = captioner.caption([pictures / "0.png", pictures / "2.png"], num_beams=1)
     assert json.loads(out.read_text()) == [
         {"image_id": 40, "caption": texts[0]},
         {"image_id": 41, "caption": ""},
         {"image_id": 42, "caption": texts[1]},
     ]
-    assert "no such image in val2017" in (tmp_path / "results.tsv.errors.tsv").read_text()
+    assert [other.read_text() for other in others] == ["somebody's own"] * 2
+    assert (tmp_path / "results.json.captions.tsv").read_text().splitlines()[1] == '41\t[{"caption":""}]'
+    assert "no such image in val2017" in (tmp_path / "results.json.captions.tsv.errors.tsv").read_text()
+
+
+def test_a_coco_result_is_not_called_a_tsv(model, tmp_path):
+    keys = _split(tmp_path / "coco", []) | {"model_path": model, "out_file": str(tmp_path / "results.tsv")}
+    with pytest.raises(UsageError, match=r"'out_file': expected the name of a JSON file, found '.*results\.tsv'"):
+        parse(CocoParams, keys, "job")
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +431,7 @@ def test_the_shape_of_images_is_kept_where_that_is_asked_for(model, pictures, im
         ({"test_respect_ratio_max": 64}, {"test_respect_ratio_max": 80}, "model: "),
         ({}, {"num_beams": 5}, "decoding.num_beams: 2 then, 5 now"),
         ({}, {"batch_size": 3}, "batch_size: 32 then, 3 now"),
+        ({}, {"dtype": "bfloat16"}, "dtype: float32 then, bfloat16 now"),
     ],
 )
 def test_a_run_is_not_resumed_with_keys_that_change_its_bytes(model, image_tsv, tmp_path, first, then, named):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from git_caption.errors import DataError, JobFailed, Stopped, UsageError, WeightsError
-from git_caption.jobs.main import main
+from git_caption.jobs.main import main, plan
 from git_caption.jobs.table import JOBS, Job
 from git_caption.params.schema import key
 
@@ -107,6 +107,26 @@ def test_a_job_may_read_what_an_earlier_one_writes(said: list[str], tmp_path: Pa
     path.write_text(json.dumps([first, second]))
     assert main(["-f", str(path)]) == 0
     assert said == ["a", "b"]
+
+
+def test_a_job_may_read_what_an_earlier_one_writes_beside_what_it_is_told_to(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "captions_val.json").write_text("{}")
+    split = {"data_dir": str(tmp_path), "data_type": "val"}
+    tsv, scores, labels = (str(tmp_path / name) for name in ("o.json.captions.tsv", "s.json", "labels.json"))
+    Path(labels).write_text("[]")
+    caption = {"type": "test_git_inference_coco", "model_path": "gpt2", "out_file": str(tmp_path / "o.json"), **split}
+    score = {"type": "evaluate_on_coco_caption", "res_file": tsv, "label_file": labels}
+    by_split = {"type": "evaluate_on_coco_caption", "result_file": tsv, "outfile": scores, **split}
+    written = [
+        *("o.json.captions.eval.json", "o.json.captions.eval.per_image.json", "o.json.captions_coco_format.json"),
+        *("s.json", "results/evalImgs_val.json"),
+    ]
+    readers = [{**score, "res_file": str(tmp_path / name)} for name in written]
+    assert len(plan([caption, score, by_split, *readers], "jobs.json")) == 8
+    with pytest.raises(UsageError) as refused:
+        plan([score, *readers], "jobs.json")
+    assert str(refused.value).count("no such file") == 6
 
 
 def test_one_fault_is_one_line(said: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,20 +2,23 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from git_caption.errors import DataError
+from git_caption.errors import DataError, UsageError
 from git_caption.jobs import shapes
 from git_caption.params.schema import parse
 from git_caption.params.shapes import ShapesDataParams, ShapesScoreParams
+from git_caption.pipeline.chunks import Parts
 from git_caption.shapes.parser import attribute_accuracy
 from git_caption.shapes.scenes import scene_from_json
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import parse_answer_row, parse_caption_row, parse_image_row
+from tests.small_captioner import small_captioner
 
 DATA = Path(__file__).parents[2] / "data" / "shapes"
 
@@ -100,10 +103,110 @@ def test_the_shuffled_pictures_are_all_there_and_none_is_in_its_own_row(scored):
     assert sorted(a[1] for a, _ in pairs) == sorted(b[1] for _, b in pairs)
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Keys of the job with a small random captioner and few scenes; it says nothing sensible, and quickly."""
+    folder = tmp_path_factory.mktemp("few")
+    small_captioner(tmp_path_factory.mktemp("lm")).save(folder / "model")
+    shapes.make(ShapesDataParams(out_dir=str(folder / "data"), train=20, test=6))
+    return {
+        **{"model_path": str(folder / "model"), "data_dir": str(folder / "data"), "device": "cpu"},
+        **{"num_workers": 0, "num_beams": 1, "max_new_tokens": 3},
+    }
+
+
+def _evaluate(keys, out, **others):
+    shapes.evaluate(parse(ShapesScoreParams, {**keys, "out_dir": str(out), **others}, "job"))
+
+
+def _copied(keys, folder):
+    return Path(shutil.copytree(keys["data_dir"], folder / "data"))
+
+
+def _written(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.*") if "lineidx" not in path.name}
+
+
+@pytest.mark.parametrize("name", ["shuffled.captions.tsv", "shuffled.answers.tsv"])
+def test_a_run_stopped_among_the_shuffled_pictures_goes_on(few, tmp_path, monkeypatch, name):
+    join = Parts.join
+
+    def stopped(parts):
+        if parts.out.name == name:
+            raise KeyboardInterrupt
+        return join(parts)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Parts, "join", stopped)
+        _evaluate(few, tmp_path / "stopped")
+    assert (tmp_path / "stopped" / f"{name}.parts" / "000000.tsv").exists()
+    _evaluate(few, tmp_path / "stopped")
+    _evaluate(few, tmp_path / "whole")
+    assert _written(tmp_path / "stopped") == _written(tmp_path / "whole")
+    assert len(_written(tmp_path / "whole")) == 6
+
+
+def test_shuffled_pictures_are_made_anew_where_they_are_not_those_of_the_pictures(few, tmp_path):
+    data = _copied(few, tmp_path)
+    _evaluate(few, tmp_path / "out", data_dir=str(data))
+    lines = (data / "test.img.tsv").read_text().splitlines(keepends=True)
+    shuffled = tmp_path / "out" / "shuffled.img.tsv"
+    keys, pictures = zip(*(line.rstrip().split("\t") for line in lines), strict=True)
+
+    def expected(pictures):
+        moved = [pictures[-1], *pictures[:-1]]
+        return "".join(f"{key}\t{picture}\n" for key, picture in zip(keys, moved, strict=True))
+
+    assert shuffled.read_text() == expected(pictures)
+    swapped = (pictures[1], pictures[0], *pictures[2:])  # the size stays
+    (data / "test.img.tsv").write_text("".join(f"{k}\t{p}\n" for k, p in zip(keys, swapped, strict=True)))
+    _evaluate(few, tmp_path / "out", data_dir=str(data))
+    assert shuffled.read_text() == expected(swapped)
+    for damaged in (expected(swapped)[:-20], expected(swapped) + "more\tx\n", ""):
+        shuffled.write_text(damaged)
+        _evaluate(few, tmp_path / "out", data_dir=str(data))
+        assert shuffled.read_text() == expected(swapped)
+
+
 def test_a_folder_without_its_split_file_is_refused(tmp_path):
     params = parse(ShapesScoreParams, {"model_path": str(DATA), "data_dir": str(tmp_path)}, "job")
     with pytest.raises(DataError, match=r"split\.json: not readable as the seed and sizes.*make_shapes"):
         shapes.evaluate(params)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_splits_without_a_scene_are_refused(tmp_path, split):
+    with pytest.raises(UsageError, match=f"'{split}': expected a whole number of at least 1, found 0"):
+        parse(ShapesDataParams, {"out_dir": str(tmp_path), split: 0}, "job")
+
+
+@pytest.mark.parametrize("sizes", [{"train": 0}, {"test": 0}, {"train": "20"}])
+def test_splits_of_another_form_are_refused(few, tmp_path, sizes):
+    data = _copied(few, tmp_path)
+    (data / "split.json").write_text(json.dumps({"seed": 0, "train": 20, "test": 6} | sizes))
+    with pytest.raises(
+        DataError, match=r"split\.json: not readable as the seed and sizes of the splits: .*make_shapes"
+    ):
+        _evaluate(few, tmp_path / "out", data_dir=str(data))
+
+
+@pytest.mark.parametrize("name", ["img", "caption", "question"])
+def test_files_of_other_lengths_are_refused(few, tmp_path, name):
+    data = _copied(few, tmp_path)
+    shorter = data / f"test.{name}.tsv"
+    shorter.write_text("".join(shorter.read_text().splitlines(keepends=True)[:4]))
+    with pytest.raises(
+        DataError, match=f"{data}/test.scene.tsv has 6 rows and {shorter} has 4; expected .* make_shapes"
+    ):
+        _evaluate(few, tmp_path / "out", data_dir=str(data))
+
+
+def test_a_test_split_without_rows_is_refused(few, tmp_path):
+    data = _copied(few, tmp_path)
+    for name in ("img", "caption", "question", "scene"):
+        (data / f"test.{name}.tsv").write_text("")
+    with pytest.raises(DataError, match=f"{data}/test.scene.tsv: no scenes with questions .* make_shapes"):
+        _evaluate(few, tmp_path / "out", data_dir=str(data))
 
 
 def test_the_embedded_example_is_small():

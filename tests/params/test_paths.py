@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from git_caption.params.paths import Kind, expand, fault, is_hub_id
+from git_caption.params.paths import IMAGE_SUFFIXES, Kind, expand, fault, images, is_hub_id
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
+    (tmp_path / "empty").mkdir()
     (tmp_path / "data" / "test.img.tsv").write_text("")
     (tmp_path / "data" / "b.jpg").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -51,6 +52,8 @@ def test_paths_that_serve(here: Path, value: Any, kind: Kind) -> None:
         ("data/b.jpg", "input_dir", "expected a folder, found a file: 'data/b.jpg'"),
         ("zzz", "input_dir", "no such folder: 'zzz'"),
         ("data/*.png", "input_path", "no file matches 'data/*.png'"),
+        ("dat*", "input_path", "no file matches 'dat*'"),
+        ("empty", "input_path", f"'empty' holds no image, expected files ending in {', '.join(IMAGE_SUFFIXES)}"),
         (("data/b.jpg", "data"), "input_path", "expected a file, found a folder: 'data'"),
         ((), "input_path", "expected at least one path, found none"),
         ("", "input_file", "expected a path, found an empty text"),
@@ -65,6 +68,16 @@ def test_paths_that_serve(here: Path, value: Any, kind: Kind) -> None:
 )
 def test_paths_that_do_not_serve(here: Path, value: Any, kind: Kind, message: str) -> None:
     assert fault(value, kind) == message
+
+
+def test_the_images_of_a_folder_and_of_a_pattern(here: Path) -> None:
+    (here / "data" / "deep" / "er").mkdir(parents=True)
+    (here / "data" / "dir.jpg").mkdir()
+    (here / "data" / "deep" / "er" / "a.jpg").touch()
+    (here / "data" / "C.JPG").touch()
+    assert images("data") == ["data/C.JPG", "data/b.jpg"]
+    assert images("data/*") == ["data/C.JPG", "data/b.jpg", "data/test.img.tsv"]
+    assert images("data/**/*.jpg") == ["data/b.jpg", "data/deep/er/a.jpg"]
 
 
 def test_output_below_a_file_names_the_file(here: Path) -> None:
