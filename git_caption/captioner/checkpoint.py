@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from git_caption.captioner.hub import weight_files
+from git_caption.captioner.repository_files import weight_files
 from git_caption.errors import WeightsError
 from git_caption.params.model import CaptionerConfig, WeightsSource
 from git_caption.params.schema import read, to_dict

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.legacy import git_tool
+from git_caption.captioner.repository_files import weight_files
 from git_caption.errors import UsageError, WeightsError
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
@@ -231,6 +232,6 @@ def fingerprint(weights_sha256: str, config: CaptionerConfig | PretrainedConfig,
         if "snapshots" in source.parts:
             parts.append(source.parts[source.parts.index("snapshots") - 1 :])
         else:
-            stats = [(file.name, file.stat()) for file in hub.weight_files(source)]
+            stats = [(file.name, file.stat()) for file in weight_files(source)]
             parts.append([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

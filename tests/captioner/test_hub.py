@@ -17,8 +17,8 @@ from git_caption.captioner.hub import (
     resolve_captioner,
     resolve_encoder,
     resolve_language_model,
-    weight_files,
 )
+from git_caption.captioner.repository_files import weight_files
 from git_caption.errors import UsageError, WeightsError
 from tests import hub_cache
 

@@ -1,0 +1,119 @@
+"""Which files a language model, an image encoder or a captioner is made of, in a repository or in a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+LANGUAGE_MODEL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+FOLDER_FILES = ("config.json", "preprocessor_config.json")  # of an image encoder, beside the weights
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+SECOND_TOKENIZER = "qformer_tokenizer/"  # of InstructBLIP
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
+
+# Takes the names of the files of a repository; gives those wanted and, in words, those that are not among them.
+Choice = Callable[[Collection[str]], tuple[list[str], list[str]]]
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of the files in a folder and below it, sorted, as a repository's are written."""
+    # is_file() follows the cache's links, so a link to a blob that is gone does not count.
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files a part's weights are read from: `path` itself, or those of a language model's folder."""
+    if path.is_file():
+        return [path]
+    wanted, _ = language_model_files(names_in(path))
+    return [path / name for name in sorted(wanted) if name.endswith((".safetensors", ".bin"))]
+
+
+def incomplete(folder: Path | None, choice: Choice) -> list[str]:
+    """What of the wanted files is not in the folder, the shards that a chosen index names among them."""
+    if folder is None:
+        return choice([])[1]
+    names = names_in(folder)
+    wanted, missing = choice(names)
+    for index in (name for name in wanted if name.endswith(".index.json")):
+        shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+        missing += sorted(shards - set(names))
+    return missing
+
+
+def language_model_files(names: Collection[str], weights: bool = True) -> tuple[list[str], list[str]]:
+    """Configs, tokenizer and, unless they are elsewhere, the weights of a language model."""
+    at_top = [name for name in names if "/" not in name.removeprefix(SECOND_TOKENIZER)]
+    wanted = [name for name in at_top if name.endswith((".json", ".txt", ".model", ".jinja"))]
+    wanted = [name for name in wanted if not name.endswith(".index.json")]
+    missing = [] if "config.json" in names else ["config.json"]
+    if weights:
+        found, lacking = _weight_files(names)
+        wanted, missing = wanted + found, missing + lacking
+    if not any(name in names for name in TOKENIZER_FILES):
+        missing.append(f"a tokenizer ({', '.join(TOKENIZER_FILES[:3])})")
+    return wanted, missing
+
+
+def checkpoint_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Files of a checkpoint of ours."""
+    wanted = [name for name in names if name in {"config.json", "model.safetensors"} or name.startswith("tokenizer/")]
+    missing = [name for name in ("config.json", "model.safetensors") if name not in names]
+    if not any(name.startswith("tokenizer/") for name in names):
+        missing.append("tokenizer/")
+    return wanted, missing
+
+
+def captioner_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Files of a pretrained captioner where its tokenizer or image processor is there, else of a checkpoint of ours."""
+    if not any(name in names for name in (*PROCESSOR_FILES, *TOKENIZER_FILES)):
+        return checkpoint_files(names)
+    wanted, missing = language_model_files(names)
+    if not any(name in names for name in PROCESSOR_FILES):
+        missing.append(" or ".join(PROCESSOR_FILES))
+    return wanted, missing
+
+
+def clip_files(names: Collection[str], file: str | None = None) -> tuple[list[str], list[str]]:
+    """The weights of a CLIP model, in `file` or under a usual name, and the description beside them."""
+    possible = OPEN_CLIP_WEIGHTS if file is None else (file,)
+    found = [name for name in possible if name in names][:1]
+    if not found:
+        return [], [" or ".join(possible)]
+    return found + [name for name in names if name == "open_clip_config.json"], []
+
+
+def encoder_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Files of a CLIP model, else of an image encoder of transformers."""
+    wanted, missing = clip_files(names)
+    if not missing:
+        return wanted, []
+    weights, no_weights = _weight_files(names)
+    absent = [name for name in FOLDER_FILES if name not in names]
+    if no_weights and not weights and absent == list(FOLDER_FILES):
+        return [], [f"{missing[0]} (CLIP), or {', '.join(FOLDER_FILES)} and {no_weights[0]} (transformers)"]
+    return [name for name in FOLDER_FILES if name in names] + weights, absent + no_weights
+
+
+def any_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Files of a checkpoint of ours, of a language model, or of an image encoder, by what the repository holds."""
+    for choice in (checkpoint_files, clip_files, language_model_files, encoder_files):
+        wanted, missing = choice(names)
+        if not missing:
+            return wanted, []
+    return language_model_files(names)
+
+
+def _weight_files(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """The weights of a model of transformers, in one file or in the shards of an index."""
+    for name in LANGUAGE_MODEL_WEIGHTS:
+        stem, suffix = name.rsplit(".", 1)
+        if name in names:
+            return [name], []
+        if f"{name}.index.json" in names:
+            shard = re.compile(rf"{stem}-\d+-of-\d+\.{suffix}")
+            return [f"{name}.index.json", *(other for other in names if shard.fullmatch(other))], []
+    return [], [" or ".join(LANGUAGE_MODEL_WEIGHTS)]
