@@ -22,7 +22,7 @@ from git_caption.captioner.repository_files import (
     language_model_files,
     names_in,
 )
-from git_caption.errors import UsageError, WeightsError
+from git_caption.errors import UsageError, WeightsError, reason
 from git_caption.params.paths import is_hub_id
 from git_caption.params.pretrained import GIT_MODELS
 
@@ -233,8 +233,7 @@ def _reason(error: Exception) -> tuple[str, str]:
         return "the hub knows no such repository, or it is private and HF_TOKEN is not set", "gated: unknown"
     if isinstance(error, RevisionNotFoundError):
         return "the repository has no such revision", "gated: unknown"
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"the hub could not be reached ({type(error).__name__}: {first_line})", "gated: unknown"
+    return f"the hub could not be reached ({type(error).__name__}: {reason(error)})", "gated: unknown"
 
 
 def _unavailable(repository: str, asked_as: str, files: list[str], why: str, gated: str) -> WeightsError:

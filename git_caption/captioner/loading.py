@@ -133,8 +133,9 @@ def _directory(path: str) -> Path:
         folder = hub.resolve_captioner(path)
     if not checkpoint.is_checkpoint(folder):
         settings = checkpoint.read_json(folder)
-        if loader(settings) is None:
-            seen = f"model_type {settings['model_type']!r}" if settings.get("model_type") else "no image_encoder"
+        model_type = settings.get("model_type")
+        if not isinstance(model_type, str) or loader(settings) is None:
+            seen = f"model_type {model_type!r}" if model_type else "no image_encoder"
             raise WeightsError(f"model_path {path!r}: its config.json is not a captioner's ({seen}); {expected}")
         folder = hub.resolve_captioner(str(folder))
     return folder

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
+
+from git_caption.errors import WeightsError
+from git_caption.params.json_file import read_object
 
 LANGUAGE_MODEL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FOLDER_FILES = ("config.json", "preprocessor_config.json")  # of an image encoder, beside the weights
@@ -33,14 +35,17 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def incomplete(folder: Path | None, choice: Choice) -> list[str]:
-    """What of the wanted files is not in the folder, the shards that a chosen index names among them."""
+    """What of the wanted files is not in the folder, the shards that a chosen index names among them.
+
+    Raises:
+        WeightsError: the index cannot be read.
+    """
     if folder is None:
         return choice([])[1]
     names = names_in(folder)
     wanted, missing = choice(names)
     for index in (name for name in wanted if name.endswith(".index.json")):
-        shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
-        missing += sorted(shards - set(names))
+        missing += sorted(_shards(folder / index) - set(names))
     return missing
 
 
@@ -117,3 +122,11 @@ def _weight_files(names: Collection[str]) -> tuple[list[str], list[str]]:
             shard = re.compile(rf"{stem}-\d+-of-\d+\.{suffix}")
             return [f"{name}.index.json", *(other for other in names if shard.fullmatch(other))], []
     return [], [" or ".join(LANGUAGE_MODEL_WEIGHTS)]
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index says the tensors are in."""
+    files = read_object(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise WeightsError(f"{index}: no weight_map, expected names of tensors with the file of each")
+    return set(files.values())

@@ -191,6 +191,22 @@ def test_missing_shards_are_named(hub_home, tmp_path):
     assert [path.name for path in weight_files(folder)] == list(shards.values())
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{bad", "not readable JSON: Expecting"),
+        ("[]", "holds a list, expected an object"),
+        ("{}", "no weight_map, expected names of tensors with the file of each"),
+        ('{"weight_map": {"a": 5}}', "no weight_map, expected names of tensors with the file of each"),
+    ],
+)
+def test_an_index_of_shards_that_cannot_be_read_is_named(content, message, tmp_path):
+    folder = files(tmp_path / "lm", "config.json", "tokenizer.json")
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(WeightsError, match=rf"^{folder}/model.safetensors.index.json: {message}"):
+        resolve_language_model(str(folder))
+
+
 def test_a_link_to_a_blob_that_is_gone_is_a_missing_file(hub_home, tmp_path):
     folder = hub_cache.snapshot(hub_home, "gpt2", files(tmp_path / "source", *LANGUAGE_MODEL))
     (folder / "model.safetensors").resolve().unlink()

@@ -126,11 +126,30 @@ def test_folders_without_a_usable_tokenizer_are_named(tmp_path):
     with pytest.raises(WeightsError, match=r"the tokenizer has no end token \(eos_token\)"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"tokenizer_config\.json: not JSON: "):
+    with pytest.raises(WeightsError, match=r"tokenizer_config\.json: not readable JSON: "):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(WeightsError, match=r"tokenizer_config\.json: holds a list, expected an object"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", '{"tokenizer_class": 5}'),
+        ("tokenizer_config.json", '{"eos_token": 5}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": 5}'),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", "5"),
+        ("tokenizer.json", '{"version": "1.0", "added_tokens": [], "model": {"type": "Other"}}'),
+    ],
+)
+def test_a_tokenizer_with_wrong_settings_is_named(name, content, tmp_path):
+    write_gpt2(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(WeightsError, match=rf"^{tmp_path}: no loadable tokenizer, expected ") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_code_beside_a_tokenizer_is_not_run(tmp_path):

@@ -18,10 +18,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from git_caption.captioner.hub import resolve_language_model
 from git_caption.errors import UsageError, WeightsError
+from git_caption.model.folder import architecture_of
 from git_caption.model.openai_tower import Tower, described, name_of, of_type
 from git_caption.model.vision import native_resolution
 from git_caption.model.weights import read_tensors
@@ -105,7 +105,7 @@ def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "
     renamed |= {f"mapper.{key}": value for key, value in projection.items()}
     if in_file:
         renamed |= _language_tensors(tensors, path)
-    architecture = AutoConfig.from_pretrained(folder, local_files_only=True).to_diff_dict()
+    architecture = architecture_of(folder, "language model")
     if quantization is None:
         quantization = "8bit" if architecture["model_type"] == "llama" else "none"
     config = CaptionerConfig(
