@@ -12,6 +12,7 @@ from git_caption.params.json_file import read_object
 LANGUAGE_MODEL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FOLDER_FILES = ("config.json", "preprocessor_config.json")  # of an image encoder, beside the weights
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 SECOND_TOKENIZER = "qformer_tokenizer/"  # of InstructBLIP
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
@@ -34,6 +35,17 @@ def weight_files(path: Path) -> list[Path]:
     return [path / name for name in sorted(wanted) if name.endswith((".safetensors", ".bin"))]
 
 
+def describing_files(path: Path) -> list[tuple[str, Path]]:
+    """The small files that say what to do with a part's weights, with their names: those beside a file, or in a folder.
+
+    Those are configs, vocabulary and chat template; beside a file, where anything may lie, open_clip's description.
+    """
+    if path.is_file():
+        beside = path.with_name(OPEN_CLIP_CONFIG)
+        return [(OPEN_CLIP_CONFIG, beside)] if beside.is_file() else []
+    return [(name, path / name) for name in _descriptions(names_in(path))]
+
+
 def incomplete(folder: Path | None, choice: Choice) -> list[str]:
     """What of the wanted files is not in the folder, the shards that a chosen index names among them.
 
@@ -51,9 +63,7 @@ def incomplete(folder: Path | None, choice: Choice) -> list[str]:
 
 def language_model_files(names: Collection[str], weights: bool = True) -> tuple[list[str], list[str]]:
     """Configs, tokenizer and, unless they are elsewhere, the weights of a language model."""
-    at_top = [name for name in names if "/" not in name.removeprefix(SECOND_TOKENIZER)]
-    wanted = [name for name in at_top if name.endswith((".json", ".txt", ".model", ".jinja"))]
-    wanted = [name for name in wanted if not name.endswith(".index.json")]
+    wanted = _descriptions(names)
     missing = [] if "config.json" in names else ["config.json"]
     if weights:
         found, lacking = _weight_files(names)
@@ -88,7 +98,7 @@ def clip_files(names: Collection[str], file: str | None = None) -> tuple[list[st
     found = [name for name in possible if name in names][:1]
     if not found:
         return [], [" or ".join(possible)]
-    return found + [name for name in names if name == "open_clip_config.json"], []
+    return found + [name for name in names if name == OPEN_CLIP_CONFIG], []
 
 
 def encoder_files(names: Collection[str]) -> tuple[list[str], list[str]]:
@@ -110,6 +120,13 @@ def any_files(names: Collection[str]) -> tuple[list[str], list[str]]:
         if not missing:
             return wanted, []
     return language_model_files(names)
+
+
+def _descriptions(names: Collection[str]) -> list[str]:
+    """The configs, vocabularies and chat templates of a model of transformers."""
+    at_top = [name for name in names if "/" not in name.removeprefix(SECOND_TOKENIZER)]
+    described = [name for name in at_top if name.endswith((".json", ".txt", ".model", ".jinja"))]
+    return [name for name in described if not name.endswith(".index.json")]
 
 
 def _weight_files(names: Collection[str]) -> tuple[list[str], list[str]]:
