@@ -85,14 +85,16 @@ def device_of(name: str) -> torch.device:
     """The device of that name; `auto` is the first CUDA device where there is one, else the CPU.
 
     Raises:
-        UsageError: torch sees no such device, or knows none of that name.
+        UsageError: torch sees no such device, or captioners run on none of that name.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
     seen = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= seen:
         raise UsageError(f"device {name!r}: torch sees {seen} CUDA devices; use 'cpu' or 'auto'")
