@@ -16,7 +16,7 @@ from git_caption.errors import WeightsError, reason
 from git_caption.model.weights import described
 from git_caption.params.json_file import read_object
 
-# buffers that old versions of transformers stored beside the weights; the models compute them now
+# buffers that old versions of transformers and bitsandbytes stored beside the weights; the models compute them now
 COMPUTED = (
     ".rotary_emb.inv_freq",
     ".attn.bias",
@@ -26,6 +26,7 @@ COMPUTED = (
     ".crossattention.bias",
     ".crossattention.masked_bias",
     ".embeddings.position_ids",
+    ".weight_format",
 )
 
 

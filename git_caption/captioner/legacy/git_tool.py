@@ -21,7 +21,7 @@ from torch import Tensor
 
 from git_caption.captioner.hub import resolve_language_model
 from git_caption.errors import UsageError, WeightsError
-from git_caption.model.folder import architecture_of
+from git_caption.model.folder import COMPUTED, architecture_of
 from git_caption.model.openai_tower import Tower, described, name_of, of_type
 from git_caption.model.vision import native_resolution
 from git_caption.model.weights import read_tensors
@@ -47,8 +47,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NEW_TOKENS = 99
 VIT_L_TOKENS = 257  # the one grid from which the tool dropped the class token
 
-# Buffers that old versions of transformers and bitsandbytes stored beside the weights; models compute them now.
-COMPUTED = re.compile(r"\.attn\.(bias|masked_bias)|\.rotary_emb\.inv_freq|\.weight_format")
 EMBEDDING = re.compile(r"language_model\..*\.(wte|embed_tokens)\.weight")
 
 
@@ -131,7 +129,7 @@ def _language_model(tensors: dict[str, Tensor]) -> str:
 
 
 def _is_computed(name: str) -> bool:
-    return name.startswith("language_model.") and COMPUTED.search(name) is not None
+    return name.startswith("language_model.") and name.endswith(COMPUTED)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
