@@ -108,25 +108,28 @@ def resolve_encoder(name: str, revision: str | None = None) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """Fetch whatever `name` is into the cache: an image encoder, a language model or a captioner.
+    """Fetch whatever `name` is into the cache, if it is not here already: image encoder, language model or captioner.
 
     Raises:
-        WeightsError: it cannot be had.
-        UsageError: `name` is neither an image encoder nor a hub id, or has a tag that nobody knows.
+        WeightsError: it cannot be had, or is an incomplete folder.
+        UsageError: `name` is neither an image encoder nor a hub id nor a path to one, or has a tag that nobody knows.
     """
     from git_caption.model import clip_table  # here, for it brings open_clip and with it torch
 
     name = GIT_MODELS.get(name, name)
     if ":" in name or clip_table.architecture_name(name) is not None:
         return resolve_encoder(name)
-    if Path(name).expanduser().exists():
-        return Path(name).expanduser()
-    if not is_hub_id(name):
+    path = Path(name).expanduser()
+    if path.is_dir() and not incomplete(path, any_files):
+        return path
+    if path.is_file() and not is_hub_id(name):
+        return path
+    if not path.exists() and not is_hub_id(name):
         raise UsageError(
             f"{name!r} is neither an image encoder (as 'ViT-B/32' or 'ViT-B-32:laion2b_s34b_b79k') nor a hub id (as "
             "'gpt2-large')."
         )
-    return _snapshot(name, None, any_files)
+    return _folder(name, None, any_files, marker="config.json", what="model")
 
 
 def _pretrained_clip(name: str, known: Pretrained, revision: str | None) -> Path:

@@ -82,6 +82,27 @@ def test_open_clips_names_with_a_tag_are_where_its_table_says(name, repository, 
     assert fetch(name) == folder / file
 
 
+def test_only_what_is_complete_is_there_already(hub_home, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    monkeypatch.chdir(files(here, "results/captions.tsv", "gpt2/captions.tsv", "list", "clip.pt", *ENCODER))
+    for name in ("gpt2", "results"):
+        with pytest.raises(WeightsError, match=rf"^{name}: config.json, model.safetensors.* not found in the cache"):
+            fetch(name)
+    folder = hub_cache.snapshot(hub_home, "gpt2", files(tmp_path / "source", *LANGUAGE_MODEL))
+    assert fetch("gpt2") == folder
+    with pytest.raises(UsageError, match=r"'\./gpt2': .* it lacks config.json"):
+        fetch("./gpt2")
+    with pytest.raises(UsageError, match=r"'list': .* it is a file"):
+        fetch("list")
+    files(here / "gpt2", "config.json")
+    with pytest.raises(WeightsError, match=r"'gpt2': the folder lacks model.safetensors"):
+        fetch("gpt2")
+    files(here / "gpt2", *LANGUAGE_MODEL)
+    files(here / "open_clip", "open_clip_model.safetensors")
+    for name in ("gpt2", "open_clip", "clip.pt", str(here)):
+        assert fetch(name) == Path(name)
+
+
 def test_an_unknown_tag_is_refused_with_the_nearest_and_all_others(hub_home):
     for ask in (resolve_encoder, fetch):
         with pytest.raises(UsageError) as caught:
