@@ -15,7 +15,14 @@ OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 SECOND_TOKENIZER = "qformer_tokenizer/"  # of InstructBLIP
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 # Takes the names of the files of a repository; gives those wanted and, in words, those that are not among them.
 Choice = Callable[[Collection[str]], tuple[list[str], list[str]]]

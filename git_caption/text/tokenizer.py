@@ -53,6 +53,11 @@ def load_tokenizer(folder: Path, end_id: int | None = None) -> PreTrainedTokeniz
             f"{folder}: no loadable tokenizer, expected tokenizer.json, vocab.json and merges.txt, or tokenizer.model "
             f"({reason(error)})"
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers found no file that this class reads
+        raise WeightsError(
+            f"{folder}: the vocabulary of {type(tokenizer).__name__} is empty but for special tokens, expected "
+            "tokenizer.json beside the other files"
+        )
     if end_id is not None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_id)
     if tokenizer.eos_token_id is None:

@@ -198,6 +198,14 @@ def test_a_language_model_may_be_wanted_without_weights(hub_home, tmp_path):
         resolve_language_model("gpt2")
 
 
+def test_a_sentencepiece_model_under_any_usual_name_is_a_tokenizer(hub_home, tmp_path):
+    for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"):
+        source = files(tmp_path / name, "config.json", "model.safetensors", name)
+        assert resolve_language_model(str(source)) == source
+        folder = hub_cache.snapshot(hub_home, f"org/{name}", source)
+        assert resolve_language_model(f"org/{name}") == folder
+
+
 def test_missing_shards_are_named(hub_home, tmp_path):
     source = files(tmp_path / "source", "config.json", "tokenizer.model", "pytorch_model-00001-of-00002.bin")
     shards = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}

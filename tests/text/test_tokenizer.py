@@ -40,18 +40,23 @@ def write_gpt2(folder, with_bos=False):
 
 def write_llama(folder, settings):
     """LLaMA's kind of folder: a sentencepiece model and settings beside it."""
+    write_sentencepiece(folder / "tokenizer", "bpe", "llama", settings)
+
+
+def write_sentencepiece(prefix, kind, model_type, settings):
+    """The file PREFIX.model, and settings beside it."""
     sentencepiece = pytest.importorskip("sentencepiece")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS),
-        model_prefix=str(folder / "tokenizer"),
+        model_prefix=str(prefix),
         vocab_size=60,
-        model_type="bpe",
+        model_type=kind,
         minloglevel=2,
         hard_vocab_limit=False,
         pad_id=-1,
     )
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 60}))
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (prefix.parent / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": 60}))
+    (prefix.parent / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 # --- training
@@ -116,6 +121,18 @@ def test_llama_folders_old_and_new_are_read(tmp_path, settings):
     ids = encode_prompt(tokenizer, "what is the colour")
     assert (ids[0], ids.count(1)) == (1, 1)
     assert decode(tokenizer, ids) == "what is the colour"
+
+
+def test_a_sentencepiece_model_alone_is_read_or_refused(tmp_path):
+    prefix = tmp_path / "sentencepiece.bpe"
+    write_sentencepiece(prefix, "unigram", "xlm-roberta", {"tokenizer_class": "XLMRobertaTokenizer"})
+    tokenizer = load_tokenizer(tmp_path)
+    assert decode(tokenizer, encode_prompt(tokenizer, "what is the colour")) == "what is the colour"
+
+    # transformers reads this one from tokenizer.json only, and says nothing where there is none
+    write_sentencepiece(prefix, "unigram", "xglm", {"tokenizer_class": "XGLMTokenizer"})
+    with pytest.raises(WeightsError, match=rf"^{tmp_path}: the vocabulary of XGLMTokenizer is empty.*tokenizer\.json"):
+        load_tokenizer(tmp_path)
 
 
 def test_folders_without_a_usable_tokenizer_are_named(tmp_path):
