@@ -6,6 +6,10 @@ expected and what to do.
 
 from __future__ import annotations
 
+import textwrap
+
+REASON = 300  # characters of what a library says: enough to see the cause, short enough for one line
+
 
 class GitCaptionError(Exception):
     """Base of every error that is the input's or the environment's fault rather than a bug of ours."""
@@ -35,3 +39,11 @@ class Stopped(GitCaptionError):
     """Stopped by a signal with the finished part saved: run the same command again to go on."""
 
     exit_code = 75
+
+
+def reason(error: Exception) -> str:
+    """What an error of a library says, in one line; with its class where that alone says nothing."""
+    said = str(error)
+    if not said or isinstance(error, LookupError):
+        said = f"{type(error).__name__} {said}"
+    return textwrap.shorten(said, REASON, placeholder=" ...")

@@ -16,8 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from git_caption.captioner.hub import weight_files
+from git_caption.captioner.repository_files import weight_files
 from git_caption.errors import WeightsError
+from git_caption.params.json_file import read_object
 from git_caption.params.model import CaptionerConfig, WeightsSource
 from git_caption.params.schema import read, to_dict
 
@@ -183,7 +184,7 @@ def is_checkpoint(folder: Path) -> bool:
     """Whether the folder's config.json is a captioner's and not, say, a language model's.
 
     Raises:
-        WeightsError: the config.json is not JSON.
+        WeightsError: the config.json is no JSON object.
     """
     return _current(folder, CONFIG).is_file() and "image_encoder" in read_json(folder)
 
@@ -196,12 +197,9 @@ def _checkpoint_files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in files.items() if path.is_file()}
 
 
-def read_json(folder: Path) -> Any:
-    """The content of the folder's config.json. Raises WeightsError: it is not readable, or not JSON."""
-    try:
-        return json.loads(_current(folder, CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{folder / CONFIG}: not a readable config: {error}") from error
+def read_json(folder: Path) -> dict[str, Any]:
+    """The content of the folder's config.json. Raises WeightsError: it is not there, or no JSON object."""
+    return read_object(_current(folder, CONFIG))
 
 
 def _sha256_of_file(path: Path) -> str:

@@ -6,14 +6,23 @@ of the hub, once and with short time limits, unless HF_HUB_OFFLINE forbids it.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from git_caption.errors import UsageError, WeightsError
+from git_caption.captioner.repository_files import (
+    FOLDER_FILES,
+    Choice,
+    any_files,
+    captioner_files,
+    clip_files,
+    encoder_files,
+    incomplete,
+    language_model_files,
+    names_in,
+)
+from git_caption.errors import UsageError, WeightsError, reason
 from git_caption.params.paths import is_hub_id
 from git_caption.params.pretrained import GIT_MODELS
 
@@ -21,16 +30,6 @@ if TYPE_CHECKING:
     from git_caption.model.clip_table import Pretrained
 
 REQUEST_SECONDS = 5.0
-
-LANGUAGE_MODEL_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-FOLDER_FILES = ("config.json", "preprocessor_config.json")  # of an image encoder, beside the weights
-OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-SECOND_TOKENIZER = "qformer_tokenizer/"  # of InstructBLIP
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
-
-# Takes the names of the files of a repository; gives those wanted and, in words, those that are not among them.
-Choice = Callable[[Collection[str]], tuple[list[str], list[str]]]
 
 
 def cache_folder() -> Path:
@@ -67,14 +66,14 @@ def resolve_language_model(name: str, revision: str | None = None, *, weights: b
     """
 
     def choice(names: Collection[str]) -> tuple[list[str], list[str]]:
-        return _language_model_files(names, weights)
+        return language_model_files(names, weights)
 
     return _folder(name, revision, choice, marker="config.json", what="language model")
 
 
 def resolve_captioner(name: str, revision: str | None = None) -> Path:
     """The folder of a checkpoint of ours or of a pretrained captioner. Raises as `resolve_language_model` does."""
-    return _folder(name, revision, _captioner_files, marker="config.json", what="captioner")
+    return _folder(name, revision, captioner_files, marker="config.json", what="captioner")
 
 
 def resolve_encoder(name: str, revision: str | None = None) -> Path:
@@ -94,59 +93,54 @@ def resolve_encoder(name: str, revision: str | None = None) -> Path:
 
     if (path := Path(name).expanduser()).is_file():
         return path
-    if path.is_dir() and not _incomplete(path, _encoder_files):
-        return _encoder_in(path, _encoder_files)
+    if path.is_dir() and not incomplete(path, encoder_files):
+        return _encoder_in(path, encoder_files)
     known = clip_table.pretrained(name)
     if known is not None:
         return _pretrained_clip(name, known, revision)
     if path.is_dir():
-        raise WeightsError(f"image encoder {name!r}: the folder lacks {', '.join(_incomplete(path, _encoder_files))}.")
+        raise WeightsError(f"image encoder {name!r}: the folder lacks {', '.join(incomplete(path, encoder_files))}.")
     if not is_hub_id(name):
         raise UsageError(f"image encoder {name!r}: no such file")
     if _cached(name, revision) is None and clip_table.nearest(name):
         raise clip_table.unknown(name)
-    return _encoder_in(_snapshot(name, revision, _encoder_files), _encoder_files)
+    return _encoder_in(_snapshot(name, revision, encoder_files), encoder_files)
 
 
 def fetch(name: str) -> Path:
-    """Fetch whatever `name` is into the cache: an image encoder, a language model or a captioner.
+    """Fetch whatever `name` is into the cache, if it is not here already: image encoder, language model or captioner.
 
     Raises:
-        WeightsError: it cannot be had.
-        UsageError: `name` is neither an image encoder nor a hub id, or has a tag that nobody knows.
+        WeightsError: it cannot be had, or is an incomplete folder.
+        UsageError: `name` is neither an image encoder nor a hub id nor a path to one, or has a tag that nobody knows.
     """
     from git_caption.model import clip_table  # here, for it brings open_clip and with it torch
 
     name = GIT_MODELS.get(name, name)
     if ":" in name or clip_table.architecture_name(name) is not None:
         return resolve_encoder(name)
-    if Path(name).expanduser().exists():
-        return Path(name).expanduser()
-    if not is_hub_id(name):
+    path = Path(name).expanduser()
+    if path.is_dir() and not incomplete(path, any_files):
+        return path
+    if path.is_file() and not is_hub_id(name):
+        return path
+    if not path.exists() and not is_hub_id(name):
         raise UsageError(
             f"{name!r} is neither an image encoder (as 'ViT-B/32' or 'ViT-B-32:laion2b_s34b_b79k') nor a hub id (as "
             "'gpt2-large')."
         )
-    return _snapshot(name, None, _any_files)
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The files a part's weights are read from: `path` itself, or those of a language model's folder."""
-    if path.is_file():
-        return [path]
-    wanted, _ = _language_model_files(_names_in(path), weights=True)
-    return [path / name for name in sorted(wanted) if name.endswith((".safetensors", ".bin"))]
+    return _folder(name, None, any_files, marker="config.json", what="model")
 
 
 def _pretrained_clip(name: str, known: Pretrained, revision: str | None) -> Path:
     """The file of the weights that open_clip knows by `name`."""
 
     def choice(names: Collection[str]) -> tuple[list[str], list[str]]:
-        return _clip_files(names, known.file)
+        return clip_files(names, known.file)
 
     if known.repository is None:
         raise WeightsError(f"{name}: open_clip names no repository of it; fetch {known.url} and give the file's path")
-    if _incomplete(_cached(known.repository, revision), choice) and (kept := _kept_by_clip(known.url)):
+    if incomplete(_cached(known.repository, revision), choice) and (kept := _kept_by_clip(known.url)):
         return kept
     return _encoder_in(_snapshot(known.repository, revision, choice, asked_as=name), choice)
 
@@ -159,7 +153,7 @@ def _kept_by_clip(url: str) -> Path | None:
 
 def _encoder_in(folder: Path, choice: Choice) -> Path:
     """The file of a CLIP model in a complete folder, or the folder itself where it is one of transformers."""
-    first = choice(_names_in(folder))[0][0]
+    first = choice(names_in(folder))[0][0]
     return folder if first in FOLDER_FILES else folder / first
 
 
@@ -167,7 +161,7 @@ def _folder(name: str, revision: str | None, choice: Choice, *, marker: str, wha
     path = Path(name).expanduser()
     # A folder without the marker is not taken: an output folder named as a hub id must not hide the repository.
     if (path / marker).is_file():
-        if missing := _incomplete(path, choice):
+        if missing := incomplete(path, choice):
             raise WeightsError(f"{what} {name!r}: the folder lacks {', '.join(missing)}.")
         return path
     if not is_hub_id(name) or path.is_file():
@@ -181,7 +175,7 @@ def _folder(name: str, revision: str | None, choice: Choice, *, marker: str, wha
 def _snapshot(repository: str, revision: str | None, choice: Choice, asked_as: str | None = None) -> Path:
     """The folder of a repository's snapshot, from the cache or, failing that, from the hub."""
     folder = _cached(repository, revision)
-    missing = _incomplete(folder, choice)
+    missing = incomplete(folder, choice)
     if folder is not None and not missing:
         return folder
     asked_as = asked_as or repository
@@ -201,7 +195,7 @@ def _snapshot(repository: str, revision: str | None, choice: Choice, asked_as: s
         )
     except Exception as error:  # each version of the hub's client lets through the errors of its own HTTP library
         raise _unavailable(repository, asked_as, wanted, *_reason(error)) from error
-    if missing := _incomplete(Path(downloaded), choice):
+    if missing := incomplete(Path(downloaded), choice):
         raise _unavailable(repository, asked_as, missing, "the download is incomplete", "gated: unknown")
     return Path(downloaded)
 
@@ -232,100 +226,6 @@ def _cached(repository: str, revision: str | None) -> Path | None:
     return stored / "snapshots" / commit
 
 
-def _incomplete(folder: Path | None, choice: Choice) -> list[str]:
-    """What of the wanted files is not in the folder, the shards that a chosen index names among them."""
-    if folder is None:
-        return choice([])[1]
-    names = _names_in(folder)
-    wanted, missing = choice(names)
-    for index in (name for name in wanted if name.endswith(".index.json")):
-        shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
-        missing += sorted(shards - set(names))
-    return missing
-
-
-def _names_in(folder: Path) -> list[str]:
-    # is_file() follows the cache's links, so a link to a blob that is gone does not count.
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _language_model_files(names: Collection[str], weights: bool) -> tuple[list[str], list[str]]:
-    at_top = [name for name in names if "/" not in name.removeprefix(SECOND_TOKENIZER)]
-    wanted = [name for name in at_top if name.endswith((".json", ".txt", ".model", ".jinja"))]
-    wanted = [name for name in wanted if not name.endswith(".index.json")]
-    missing = [] if "config.json" in names else ["config.json"]
-    if weights:
-        found, lacking = _weight_files(names)
-        wanted, missing = wanted + found, missing + lacking
-    if not any(name in names for name in TOKENIZER_FILES):
-        missing.append(f"a tokenizer ({', '.join(TOKENIZER_FILES[:3])})")
-    return wanted, missing
-
-
-def _weight_files(names: Collection[str]) -> tuple[list[str], list[str]]:
-    """The weights of a model of transformers, in one file or in the shards of an index."""
-    for name in LANGUAGE_MODEL_WEIGHTS:
-        stem, suffix = name.rsplit(".", 1)
-        if name in names:
-            return [name], []
-        if f"{name}.index.json" in names:
-            shard = re.compile(rf"{stem}-\d+-of-\d+\.{suffix}")
-            return [f"{name}.index.json", *(other for other in names if shard.fullmatch(other))], []
-    return [], [" or ".join(LANGUAGE_MODEL_WEIGHTS)]
-
-
-def _checkpoint_files(names: Collection[str]) -> tuple[list[str], list[str]]:
-    wanted = [name for name in names if name in {"config.json", "model.safetensors"} or name.startswith("tokenizer/")]
-    missing = [name for name in ("config.json", "model.safetensors") if name not in names]
-    if not any(name.startswith("tokenizer/") for name in names):
-        missing.append("tokenizer/")
-    return wanted, missing
-
-
-def _captioner_files(names: Collection[str]) -> tuple[list[str], list[str]]:
-    """Files of a pretrained captioner where its tokenizer or image processor is there, else of a checkpoint of ours."""
-    if not any(name in names for name in (*PROCESSOR_FILES, *TOKENIZER_FILES)):
-        return _checkpoint_files(names)
-    wanted, missing = _language_model_files(names, weights=True)
-    if not any(name in names for name in PROCESSOR_FILES):
-        missing.append(" or ".join(PROCESSOR_FILES))
-    return wanted, missing
-
-
-def _clip_files(names: Collection[str], file: str | None = None) -> tuple[list[str], list[str]]:
-    """The weights of a CLIP model, in `file` or under a usual name, and the description beside them."""
-    possible = OPEN_CLIP_WEIGHTS if file is None else (file,)
-    found = [name for name in possible if name in names][:1]
-    if not found:
-        return [], [" or ".join(possible)]
-    return found + [name for name in names if name == "open_clip_config.json"], []
-
-
-def _encoder_files(names: Collection[str]) -> tuple[list[str], list[str]]:
-    """Files of a CLIP model, else of an image encoder of transformers."""
-    wanted, missing = _clip_files(names)
-    if not missing:
-        return wanted, []
-    weights, no_weights = _weight_files(names)
-    absent = [name for name in FOLDER_FILES if name not in names]
-    if no_weights and not weights and absent == list(FOLDER_FILES):
-        return [], [f"{missing[0]} (CLIP), or {', '.join(FOLDER_FILES)} and {no_weights[0]} (transformers)"]
-    return [name for name in FOLDER_FILES if name in names] + weights, absent + no_weights
-
-
-def _any_files(names: Collection[str]) -> tuple[list[str], list[str]]:
-    """Files of a checkpoint of ours, of a language model, or of an image encoder, by what the repository holds."""
-
-    def language_model_files(names: Collection[str]) -> tuple[list[str], list[str]]:
-        return _language_model_files(names, True)
-
-    for choice in (_checkpoint_files, _clip_files, language_model_files, _encoder_files):
-        wanted, missing = choice(names)
-        if not missing:
-            return wanted, []
-    return language_model_files(names)
-
-
 def _reason(error: Exception) -> tuple[str, str]:
     """Why the hub did not give something, and whether it is gated, in words."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -336,8 +236,7 @@ def _reason(error: Exception) -> tuple[str, str]:
         return "the hub knows no such repository, or it is private and HF_TOKEN is not set", "gated: unknown"
     if isinstance(error, RevisionNotFoundError):
         return "the repository has no such revision", "gated: unknown"
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"the hub could not be reached ({type(error).__name__}: {first_line})", "gated: unknown"
+    return f"the hub could not be reached ({type(error).__name__}: {reason(error)})", "gated: unknown"
 
 
 def _unavailable(repository: str, asked_as: str, files: list[str], why: str, gated: str) -> WeightsError:

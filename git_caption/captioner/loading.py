@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from git_caption.captioner import checkpoint, hub
+from git_caption.captioner.fingerprint import fingerprint
 from git_caption.captioner.legacy import git_tool
 from git_caption.errors import UsageError, WeightsError
 from git_caption.model.device_map import DeviceMap
@@ -25,8 +24,6 @@ from git_caption.model.vision import build_image_encoder
 from git_caption.params.infer import ModelParams
 from git_caption.params.model import CaptionerConfig
 from git_caption.params.paths import is_hub_id
-from git_caption.params.pretrained import PretrainedConfig
-from git_caption.params.schema import to_dict
 from git_caption.text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -52,7 +49,7 @@ def load(
         network, sources = _network(old.config, old.tensors, source, device, dtype, device_map)
         config = _seen_as(old.config, network, model.test_crop_size, model.test_respect_ratio_max)
         tokenizer = load_tokenizer(old.language_model)
-        print_of = fingerprint(checkpoint.weights_sha256(folder), config, [*sources, old.language_model])
+        print_of = fingerprint(config, [*sources, old.language_model], checkpoint.weights_sha256(folder))
         return config, network, tokenizer, print_of
     folder = _directory(model.path)
     config = checkpoint.load_config(folder)
@@ -68,7 +65,7 @@ def load(
     config = replace(config, language_model=replace(config.language_model, quantization=held))
     config = _seen_as(config, network, model.test_crop_size, model.test_respect_ratio_max)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder))
-    return config, network, tokenizer, fingerprint(checkpoint.weights_sha256(folder), config, sources)
+    return config, network, tokenizer, fingerprint(config, sources, checkpoint.weights_sha256(folder))
 
 
 def pretrained_folder(path: str | Path) -> Path | None:
@@ -88,14 +85,16 @@ def device_of(name: str) -> torch.device:
     """The device of that name; `auto` is the first CUDA device where there is one, else the CPU.
 
     Raises:
-        UsageError: torch sees no such device, or knows none of that name.
+        UsageError: torch sees no such device, or captioners run on none of that name.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device {name!r}: expected auto, cpu, cuda, cuda:N or mps") from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
     seen = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= seen:
         raise UsageError(f"device {name!r}: torch sees {seen} CUDA devices; use 'cpu' or 'auto'")
@@ -132,8 +131,9 @@ def _directory(path: str) -> Path:
         folder = hub.resolve_captioner(path)
     if not checkpoint.is_checkpoint(folder):
         settings = checkpoint.read_json(folder)
-        if loader(settings) is None:
-            seen = f"model_type {settings['model_type']!r}" if settings.get("model_type") else "no image_encoder"
+        model_type = settings.get("model_type")
+        if not isinstance(model_type, str) or loader(settings) is None:
+            seen = f"model_type {model_type!r}" if model_type else "no image_encoder"
             raise WeightsError(f"model_path {path!r}: its config.json is not a captioner's ({seen}); {expected}")
         folder = hub.resolve_captioner(str(folder))
     return folder
@@ -222,15 +222,3 @@ def _seen_as(
         )
     network.image_encoder.take(transform.resolution, any_shape=transform.resize == "keep")
     return replace(config, transform=transform)
-
-
-def fingerprint(weights_sha256: str, config: CaptionerConfig | PretrainedConfig, sources: list[Path]) -> str:
-    """A digest of all that can change what the captioner says; of frozen parts the commit, or sizes and times."""
-    parts: list[Any] = [weights_sha256, to_dict(config)]
-    for source in sources:
-        if "snapshots" in source.parts:
-            parts.append(source.parts[source.parts.index("snapshots") - 1 :])
-        else:
-            stats = [(file.name, file.stat()) for file in hub.weight_files(source)]
-            parts.append([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,6 @@ What is no such model and still takes images and texts goes the general way, in 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ import torch
 
 from git_caption.captioner.captioner import Captioner, Features, Generated, Identity, Pixels
 from git_caption.captioner.checkpoint import read_json
+from git_caption.captioner.fingerprint import fingerprint
 from git_caption.captioner.groups import in_groups
-from git_caption.captioner.loading import fingerprint
 from git_caption.captioner.whole import load_whole
 from git_caption.errors import UsageError
 from git_caption.images.processor import Preparation, load_processor, prepared
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 # What asks a model in the words it was trained with; for the others the question is the prompt.
 PROMPTS = {"blip-2": PromptConfig(question="Question: {question} Answer:")}
-# The small files beside the weights: configs, vocabulary, chat template.
-DESCRIPTIONS = {".json", ".txt", ".model", ".jinja"}
 # A pooling layer that VisionEncoderDecoder's encoders have and captioning does not use; most checkpoints lack it.
 UNUSED = (".pooler.",)
 
@@ -117,7 +114,7 @@ def load_pretrained(
         raise UsageError(f"{folder}: quantization {quantization!r} finds no text part to quantize; leave it out")
     network = network_of(model)
     if network is None:
-        return load_whole(folder, model, quantization, lambda config: pretrained_fingerprint(folder, config))
+        return load_whole(folder, model, quantization, lambda config: fingerprint(config, [folder]))
     processor = load_processor(folder)
     prepare, mean, std = prepared(processor)
     config = PretrainedConfig(
@@ -127,17 +124,8 @@ def load_pretrained(
         quantization=quantization,
     )
     tokenizer = load_tokenizer(folder, network.end_id)
-    print_of = pretrained_fingerprint(folder, config)
+    print_of = fingerprint(config, [folder])
     return PretrainedCaptioner(config, network.eval(), tokenizer, prepare, print_of, exact_decode)
-
-
-def pretrained_fingerprint(folder: Path, config: PretrainedConfig) -> str:
-    """A digest of all that can change what the captioner says."""
-    described = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in DESCRIPTIONS}
-    digest = hashlib.sha256()
-    for name, content in sorted(described.items()):
-        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
-    return fingerprint(digest.hexdigest(), config, [folder])
 
 
 def _quantized(model: PreTrainedModel) -> bool:

@@ -8,13 +8,13 @@ ViT-B-32                      open_clip's model, where the weights are named els
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from git_caption.errors import UsageError, WeightsError
+from git_caption.errors import UsageError
+from git_caption.params.json_file import read_object
 
 # OpenAI trained with QuickGELU; open_clip's plain names would run these weights with another activation
 OPENAI_NAMES = {
@@ -99,16 +99,10 @@ def description_beside(weights: Path) -> dict[str, Any] | None:
     """The open_clip_config.json in the folder of a weights file: `model_cfg` and `preprocess_cfg`.
 
     Raises:
-        WeightsError: it is not JSON.
+        WeightsError: it is no JSON object.
     """
     path = weights.parent / DESCRIPTION
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: not JSON: {error}") from error
-    return dict(content)
+    return read_object(path) if path.is_file() else None
 
 
 def nearest(name: str) -> str | None:

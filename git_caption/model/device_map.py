@@ -84,7 +84,7 @@ def _misfits(folder: Path, modules: Mapping[str, Device]) -> Iterator[str]:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError):
+    except Exception:  # of wrong settings transformers raises nearly anything
         return  # not a language model, which loading it will say
     parameters = dict(model.named_parameters(remove_duplicate=False))
     known = {*dict(model.named_modules()), *parameters}

@@ -1,8 +1,7 @@
-"""Loading a model from a folder as transformers writes it, exactly and without noise."""
+"""Models in folders as transformers writes them: read exactly and without noise."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import ERROR, getLogger
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from git_caption.errors import WeightsError
+from git_caption.errors import WeightsError, reason
 from git_caption.model.weights import described
+from git_caption.params.json_file import read_object
 
-# buffers that old versions of transformers stored beside the weights; the models compute them now
+# buffers that old versions of transformers and bitsandbytes stored beside the weights; the models compute them now
 COMPUTED = (
     ".rotary_emb.inv_freq",
     ".attn.bias",
@@ -27,6 +26,7 @@ COMPUTED = (
     ".crossattention.bias",
     ".crossattention.masked_bias",
     ".embeddings.position_ids",
+    ".weight_format",
 )
 
 
@@ -55,22 +55,16 @@ def load_folder(
         WeightsError: it cannot be read, or tensors are missing, unexpected or misshapen, all listed together.
     """
     source = source or str(folder)
-    try:
-        with quiet():
-            loaded: Any = kind.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                weights_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are reported below, with all else that does not fit
-                **options,
-            )
-    except torch.OutOfMemoryError:
-        raise  # a RuntimeError too, and not the folder's fault
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{source}: not a loadable {what}: {str(error).splitlines()[0]}") from error
-    model, info = loaded
+    with _reading(source, what):
+        model, info = kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below, with all else that does not fit
+            **options,
+        )
     misshapen = [
         f"{name} is {tuple(seen)}, expected {tuple(expected)}" for name, seen, expected in info["mismatched_keys"]
     ]
@@ -83,6 +77,30 @@ def load_folder(
         raise WeightsError(f"{source} does not fit the {what}: {found}")
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def architecture_of(folder: Path, what: str) -> dict[str, Any]:
+    """What a folder's config.json says of its model, as transformers reads it.
+
+    Raises:
+        WeightsError: it is no JSON object, or nothing that transformers knows.
+    """
+    read_object(folder / "config.json")  # which says more of what is no JSON object
+    with _reading(str(folder), what):
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return config.to_diff_dict()
+
+
+@contextmanager
+def _reading(source: str, what: str) -> Iterator[None]:
+    """Say of an error while a folder is read that it is the folder's, and which folder's."""
+    try:
+        with quiet():
+            yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of wrong settings and damaged weights the libraries raise nearly anything
+        raise WeightsError(f"{source}: not a loadable {what}: {reason(error)}") from error
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import BitsAndBytesConfig
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from git_caption.errors import UsageError, WeightsError
+from git_caption.params.json_file import read_object
 
 Quantization = Literal["none", "8bit", "4bit"]
 FLAGS: dict[Quantization, str] = {"8bit": "load_in_8bit", "4bit": "load_in_4bit"}  # of a quantization_config
@@ -27,6 +27,8 @@ def quantization_of(architecture: Mapping[str, Any] | None) -> Quantization:
     stored = (architecture or {}).get("quantization_config")
     if not stored:
         return "none"
+    if not isinstance(stored, Mapping):
+        raise WeightsError(f"quantization_config is {stored!r}, expected an object")
     for name, flag in FLAGS.items():
         if stored.get(flag):
             return name
@@ -56,10 +58,11 @@ def quantizing(
 
     Raises:
         UsageError: a quantization that is not installed, or not the stored one.
-        WeightsError: weights quantized in another way.
+        WeightsError: weights quantized in another way, or a config.json that cannot be read.
     """
+    config = read_object(folder / "config.json")
     try:
-        stored = quantization_of(_described(folder))
+        stored = quantization_of(config)
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from error
     if asked != "none" and stored not in ("none", asked):
@@ -72,15 +75,6 @@ def quantizing(
         return {}
     settings = _settings(bits, dtype, in_full)
     return {"device_map": {"": device}} | ({"quantization_config": settings} if stored == "none" else {})
-
-
-def _described(folder: Path) -> dict[str, Any]:
-    """The folder's config.json; nothing where it cannot be read, which whoever loads the model will say."""
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _settings(quantization: Quantization, dtype: torch.dtype, in_full: Sequence[str]) -> BitsAndBytesConfig:

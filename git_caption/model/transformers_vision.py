@@ -13,7 +13,6 @@ A SigLIP 2 of flexible resolution (NaFlex) is given squares like every other ima
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from git_caption.errors import UsageError, WeightsError
 from git_caption.model.encoder import ImageEncoder, check_resolution, square_side, visual_tensors
 from git_caption.model.folder import load_folder
 from git_caption.model.weights import load_exactly, read_tensors
+from git_caption.params.json_file import read_object
 from git_caption.params.model import TransformConfig
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def transformers_transform(config: ImageEncoderConfig, weights: Path | None, res
     if folder is None:
         return TransformConfig(resolution or _sizes(tower)[0], resize="squash")
     path = folder / PREPROCESSING
-    content = _read(path)
+    content = read_object(path)
     lacking = [key for key in ("image_mean", "image_std", "resample") if content.get(key) is None]
     if lacking:
         raise WeightsError(f"{path}: no {', '.join(lacking)}; the image encoder's normalisation cannot be known")
@@ -159,7 +159,7 @@ def _tower_config(config: ImageEncoderConfig, folder: Path | None) -> tuple[Pret
         settings = dict(config.architecture or {})
         where = f"image_encoder.architecture of {config.name!r}"
     else:
-        settings = _read(folder / "config.json")
+        settings = read_object(folder / "config.json")
         where = str(folder)
     model_type = settings.get("model_type")
     if model_type not in (*TOWERS, *PAIRED):
@@ -197,10 +197,3 @@ def _preprocessed_side(content: dict[str, Any], native: int, path: Path) -> tupl
     if short is not None and crop == {"height": short, "width": short}:
         return short, True
     raise WeightsError(f"{path}: size {size} with crop_size {crop}; expected a square, or its shorter side and a crop")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable JSON file: {error}") from error

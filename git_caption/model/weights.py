@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from git_caption.errors import WeightsError
+from git_caption.errors import WeightsError, reason
 from git_caption.model import torchscript
 
 SHOWN = 5  # names listed per kind of fault: enough to see the pattern, short enough for one line
@@ -42,9 +40,10 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         if torchscript.is_archive(path):
             return torchscript.read_state_dict(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: not a readable weight file: {reason}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged bytes an unpickler raises nearly anything
+        raise WeightsError(f"{path}: not a readable weight file: {reason(error)}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from git_caption.errors import UsageError, WeightsError
+from git_caption.errors import UsageError, WeightsError, reason
+from git_caption.params.json_file import read_object
 
 END = "<|endoftext|>"
 # The first LLaMA repositories (decapoda-research/llama-7b-hf) name a class that is gone and give their special tokens
@@ -35,7 +35,8 @@ def load_tokenizer(folder: Path, end_id: int | None = None) -> PreTrainedTokeniz
     Raises:
         WeightsError: the folder holds no tokenizer, or one without an end token.
     """
-    written = _written_settings(folder)
+    settings = folder / "tokenizer_config.json"
+    written = read_object(settings) if settings.is_file() else {}
     options: dict[str, Any] = {key: name for key, name in SENTENCEPIECE_NAMES.items() if written.get(key) == ""}
     kind: Any = AutoTokenizer
     if written.get("tokenizer_class") == "LLaMATokenizer":
@@ -45,11 +46,18 @@ def load_tokenizer(folder: Path, end_id: int | None = None) -> PreTrainedTokeniz
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **options
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of wrong settings and damaged vocabularies the libraries raise nearly anything
         raise WeightsError(
             f"{folder}: no loadable tokenizer, expected tokenizer.json, vocab.json and merges.txt, or tokenizer.model "
-            f"({str(error).strip().splitlines()[0]})"
+            f"({reason(error)})"
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers found no file that this class reads
+        raise WeightsError(
+            f"{folder}: the vocabulary of {type(tokenizer).__name__} is empty but for special tokens, expected "
+            "tokenizer.json beside the other files"
+        )
     if end_id is not None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_id)
     if tokenizer.eos_token_id is None:
@@ -115,21 +123,3 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) ->
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of token ids, special tokens left out and spaces as they are."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def _written_settings(folder: Path) -> dict[str, Any]:
-    """The folder's tokenizer_config.json; empty where there is none.
-
-    Raises:
-        WeightsError: it is not a JSON object.
-    """
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path}: not JSON: {error}") from error
-    if not isinstance(written, dict):
-        raise WeightsError(f"{path}: holds a {type(written).__name__}, expected an object")
-    return written

@@ -366,6 +366,9 @@ def test_devices_and_precisions_by_name(monkeypatch):
         device_of("cuda:1")
     with pytest.raises(UsageError, match=r"'gpu': expected auto, cpu, cuda"):
         device_of("gpu")
+    for name in ("xpu", "meta", "meta:0", ""):
+        with pytest.raises(UsageError, match=rf"^device '{name}': expected auto, cpu, cuda, cuda:N or mps$"):
+            device_of(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of("auto") == cuda
     for supported, expected in ((True, torch.bfloat16), (False, torch.float16)):

@@ -109,8 +109,27 @@ def test_a_config_that_cannot_be_read_says_why(make_captioner, tmp_path):
     with pytest.raises(WeightsError, match=r"unknown key 'colour'.*'fusion'.*'sideways'"):
         checkpoint.load_config(tmp_path)
     path.write_text("{")
-    with pytest.raises(WeightsError, match=r"config.json: not a readable config: Expecting"):
+    with pytest.raises(WeightsError, match=r"config.json: not readable JSON: Expecting"):
         checkpoint.load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("5", "holds a int, expected an object"),
+        ("null", "holds a NoneType, expected an object"),
+        ("[]", "holds a list, expected an object"),
+        ('"x"', "holds a str, expected an object"),
+        ("[" * 100_000, "not readable JSON: "),
+        ('{"model_type": ["a"]}', r"is not a captioner's \(model_type \['a'\]\)"),
+        ('{"architectures": ["BlipForQuestionAnswering"]}', r"is not a captioner's \(no image_encoder\)"),
+    ],
+)
+def test_a_config_that_describes_no_captioner_is_named(content, message, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WeightsError, match=rf"{tmp_path}.* {message}") as caught:
+        Captioner.load(tmp_path)
+    assert "config.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_incomplete_checkpoint_says_what_is_missing(make_captioner, tmp_path):

@@ -17,8 +17,8 @@ from git_caption.captioner.hub import (
     resolve_captioner,
     resolve_encoder,
     resolve_language_model,
-    weight_files,
 )
+from git_caption.captioner.repository_files import weight_files
 from git_caption.errors import UsageError, WeightsError
 from tests import hub_cache
 
@@ -80,6 +80,27 @@ def test_open_clips_names_with_a_tag_are_where_its_table_says(name, repository, 
     folder = hub_cache.snapshot(hub_home, repository, files(tmp_path / "source", file, "open_clip_config.json"))
     assert resolve_encoder(name) == folder / file
     assert fetch(name) == folder / file
+
+
+def test_only_what_is_complete_is_there_already(hub_home, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    monkeypatch.chdir(files(here, "results/captions.tsv", "gpt2/captions.tsv", "list", "clip.pt", *ENCODER))
+    for name in ("gpt2", "results"):
+        with pytest.raises(WeightsError, match=rf"^{name}: config.json, model.safetensors.* not found in the cache"):
+            fetch(name)
+    folder = hub_cache.snapshot(hub_home, "gpt2", files(tmp_path / "source", *LANGUAGE_MODEL))
+    assert fetch("gpt2") == folder
+    with pytest.raises(UsageError, match=r"'\./gpt2': .* it lacks config.json"):
+        fetch("./gpt2")
+    with pytest.raises(UsageError, match=r"'list': .* it is a file"):
+        fetch("list")
+    files(here / "gpt2", "config.json")
+    with pytest.raises(WeightsError, match=r"'gpt2': the folder lacks model.safetensors"):
+        fetch("gpt2")
+    files(here / "gpt2", *LANGUAGE_MODEL)
+    files(here / "open_clip", "open_clip_model.safetensors")
+    for name in ("gpt2", "open_clip", "clip.pt", str(here)):
+        assert fetch(name) == Path(name)
 
 
 def test_an_unknown_tag_is_refused_with_the_nearest_and_all_others(hub_home):
@@ -177,6 +198,14 @@ def test_a_language_model_may_be_wanted_without_weights(hub_home, tmp_path):
         resolve_language_model("gpt2")
 
 
+def test_a_sentencepiece_model_under_any_usual_name_is_a_tokenizer(hub_home, tmp_path):
+    for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"):
+        source = files(tmp_path / name, "config.json", "model.safetensors", name)
+        assert resolve_language_model(str(source)) == source
+        folder = hub_cache.snapshot(hub_home, f"org/{name}", source)
+        assert resolve_language_model(f"org/{name}") == folder
+
+
 def test_missing_shards_are_named(hub_home, tmp_path):
     source = files(tmp_path / "source", "config.json", "tokenizer.model", "pytorch_model-00001-of-00002.bin")
     shards = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
@@ -189,6 +218,22 @@ def test_missing_shards_are_named(hub_home, tmp_path):
     files(folder, "pytorch_model-00002-of-00002.bin")
     assert resolve_language_model("huggyllama/llama-7b") == folder
     assert [path.name for path in weight_files(folder)] == list(shards.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{bad", "not readable JSON: Expecting"),
+        ("[]", "holds a list, expected an object"),
+        ("{}", "no weight_map, expected names of tensors with the file of each"),
+        ('{"weight_map": {"a": 5}}', "no weight_map, expected names of tensors with the file of each"),
+    ],
+)
+def test_an_index_of_shards_that_cannot_be_read_is_named(content, message, tmp_path):
+    folder = files(tmp_path / "lm", "config.json", "tokenizer.json")
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(WeightsError, match=rf"^{folder}/model.safetensors.index.json: {message}"):
+        resolve_language_model(str(folder))
 
 
 def test_a_link_to_a_blob_that_is_gone_is_a_missing_file(hub_home, tmp_path):

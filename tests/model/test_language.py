@@ -159,9 +159,28 @@ def test_buffers_that_old_files_store_are_no_misfit(tmp_path):
     assert build_language_model(LanguageModelConfig(name="llama"), tmp_path)(IDS).logits.shape == (1, 5, 90)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": ["a"]},
+        {"n_embd": "x"},
+        {"n_head": 0},
+        {"quantization_config": 5},
+    ],
+)
+def test_settings_that_make_no_model_are_named(changes, tmp_path):
+    saved("gpt2", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    for device_map in (None, DeviceMap({"": "cpu"})):
+        with pytest.raises(WeightsError, match=rf"^{tmp_path}: ") as caught:
+            build_language_model(LanguageModelConfig(name="gpt2"), tmp_path, device_map=device_map)
+        assert "\n" not in str(caught.value)
+
+
 def test_folders_without_a_model_are_named(tmp_path):
     for device_map in (None, DeviceMap("auto"), DeviceMap({"": "cpu"})):
-        with pytest.raises(WeightsError, match=rf"{tmp_path}: not a loadable causal language model"):
+        with pytest.raises(WeightsError, match=rf"{tmp_path}/config.json: not readable JSON: .*No such file"):
             build_language_model(LanguageModelConfig(name="gpt2"), tmp_path, device_map=device_map)
     saved("gpt2", tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x10\x00\x00")

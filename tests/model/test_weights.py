@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from random import Random
 
 import pytest
 import torch
@@ -111,6 +112,39 @@ def test_a_truncated_file_is_named(tmp_path, name):
 
     with pytest.raises(WeightsError, match=rf"{name}: not a readable"):
         read_tensors(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_damaged_bytes_are_the_files_fault(legacy, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.ones(3), "b": torch.ones(3)}, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    refused = 0
+    for number in range(400):
+        random = Random(number)
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[random.randrange(len(whole))] = random.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_tensors(path)  # damage to the numbers themselves cannot be seen
+        except WeightsError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            refused += 1
+    assert refused > 100
+    path.write_bytes(b"\x80\x02.")  # a pickle that ends before it holds anything
+    with pytest.raises(WeightsError, match=r"not a readable weight file: IndexError pop from empty list"):
+        read_tensors(path)
+
+
+def test_lack_of_memory_is_not_the_files_fault(tmp_path, monkeypatch):
+    def read(*_, **__):
+        raise MemoryError
+
+    torch.save({"a": torch.ones(1)}, tmp_path / "model.pt")
+    monkeypatch.setattr(torch, "load", read)
+    with pytest.raises(MemoryError):
+        read_tensors(tmp_path / "model.pt")
 
 
 def test_something_else_than_a_state_dict_is_refused(tmp_path):

@@ -40,18 +40,23 @@ def write_gpt2(folder, with_bos=False):
 
 def write_llama(folder, settings):
     """LLaMA's kind of folder: a sentencepiece model and settings beside it."""
+    write_sentencepiece(folder / "tokenizer", "bpe", "llama", settings)
+
+
+def write_sentencepiece(prefix, kind, model_type, settings):
+    """The file PREFIX.model, and settings beside it."""
     sentencepiece = pytest.importorskip("sentencepiece")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS),
-        model_prefix=str(folder / "tokenizer"),
+        model_prefix=str(prefix),
         vocab_size=60,
-        model_type="bpe",
+        model_type=kind,
         minloglevel=2,
         hard_vocab_limit=False,
         pad_id=-1,
     )
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 60}))
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (prefix.parent / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": 60}))
+    (prefix.parent / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 # --- training
@@ -118,6 +123,18 @@ def test_llama_folders_old_and_new_are_read(tmp_path, settings):
     assert decode(tokenizer, ids) == "what is the colour"
 
 
+def test_a_sentencepiece_model_alone_is_read_or_refused(tmp_path):
+    prefix = tmp_path / "sentencepiece.bpe"
+    write_sentencepiece(prefix, "unigram", "xlm-roberta", {"tokenizer_class": "XLMRobertaTokenizer"})
+    tokenizer = load_tokenizer(tmp_path)
+    assert decode(tokenizer, encode_prompt(tokenizer, "what is the colour")) == "what is the colour"
+
+    # transformers reads this one from tokenizer.json only, and says nothing where there is none
+    write_sentencepiece(prefix, "unigram", "xglm", {"tokenizer_class": "XGLMTokenizer"})
+    with pytest.raises(WeightsError, match=rf"^{tmp_path}: the vocabulary of XGLMTokenizer is empty.*tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
 def test_folders_without_a_usable_tokenizer_are_named(tmp_path):
     with pytest.raises(WeightsError, match=rf"{tmp_path}: no loadable tokenizer, expected tokenizer\.json, "):
         load_tokenizer(tmp_path)
@@ -126,11 +143,30 @@ def test_folders_without_a_usable_tokenizer_are_named(tmp_path):
     with pytest.raises(WeightsError, match=r"the tokenizer has no end token \(eos_token\)"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"tokenizer_config\.json: not JSON: "):
+    with pytest.raises(WeightsError, match=r"tokenizer_config\.json: not readable JSON: "):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(WeightsError, match=r"tokenizer_config\.json: holds a list, expected an object"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", '{"tokenizer_class": 5}'),
+        ("tokenizer_config.json", '{"eos_token": 5}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": 5}'),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", "5"),
+        ("tokenizer.json", '{"version": "1.0", "added_tokens": [], "model": {"type": "Other"}}'),
+    ],
+)
+def test_a_tokenizer_with_wrong_settings_is_named(name, content, tmp_path):
+    write_gpt2(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(WeightsError, match=rf"^{tmp_path}: no loadable tokenizer, expected ") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_code_beside_a_tokenizer_is_not_run(tmp_path):

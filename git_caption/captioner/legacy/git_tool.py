@@ -18,10 +18,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from git_caption.captioner.hub import resolve_language_model
 from git_caption.errors import UsageError, WeightsError
+from git_caption.model.folder import COMPUTED, architecture_of
 from git_caption.model.openai_tower import Tower, described, name_of, of_type
 from git_caption.model.vision import native_resolution
 from git_caption.model.weights import read_tensors
@@ -47,8 +47,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NEW_TOKENS = 99
 VIT_L_TOKENS = 257  # the one grid from which the tool dropped the class token
 
-# Buffers that old versions of transformers and bitsandbytes stored beside the weights; models compute them now.
-COMPUTED = re.compile(r"\.attn\.(bias|masked_bias)|\.rotary_emb\.inv_freq|\.weight_format")
 EMBEDDING = re.compile(r"language_model\..*\.(wte|embed_tokens)\.weight")
 
 
@@ -105,7 +103,7 @@ def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "
     renamed |= {f"mapper.{key}": value for key, value in projection.items()}
     if in_file:
         renamed |= _language_tensors(tensors, path)
-    architecture = AutoConfig.from_pretrained(folder, local_files_only=True).to_diff_dict()
+    architecture = architecture_of(folder, "language model")
     if quantization is None:
         quantization = "8bit" if architecture["model_type"] == "llama" else "none"
     config = CaptionerConfig(
@@ -131,7 +129,7 @@ def _language_model(tensors: dict[str, Tensor]) -> str:
 
 
 def _is_computed(name: str) -> bool:
-    return name.startswith("language_model.") and COMPUTED.search(name) is not None
+    return name.startswith("language_model.") and name.endswith(COMPUTED)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:

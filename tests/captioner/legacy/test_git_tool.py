@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,30 @@ def test_another_language_model_than_the_files_is_named(make_captioner, language
         WeightsError, match=r"with language_model '.*opt' does not fit the captioner: \d+ missing \(lang"
     ):
         Captioner.load(tmp_path / "model.pt", language_model=str(language_models["opt"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "not a loadable language model: .*model_type"),
+        ("{bad", r"/config\.json: not readable JSON: Expecting"),
+        ("5", r"/config\.json: holds a int, expected an object"),
+        ('{"model_type": "new_thing"}', "not a loadable language model: .*new_thing"),
+        ('{"model_type": ["a"]}', "not a loadable language model: "),
+        ('{"model_type": "gpt2", "n_embd": "x"}', "not a loadable language model: .*'n_embd' expected int, got str"),
+        ('{"model_type": "gpt2", "quantization_config": 5}', "not a loadable language model: "),
+    ],
+)
+def test_a_language_model_whose_config_cannot_be_read_is_named(
+    content, message, make_captioner, language_models, tmp_path
+):
+    old_file(tmp_path / "model.pt", make_captioner("gpt2"))
+    folder = tmp_path / "lm"
+    shutil.copytree(language_models["gpt2"], folder)
+    (folder / "config.json").write_text(content)
+    with pytest.raises(WeightsError, match=rf"^{folder}.*{message}") as caught:
+        Captioner.load(tmp_path / "model.pt", language_model=str(folder))
+    assert "\n" not in str(caught.value)
 
 
 def test_what_does_not_fit_is_named(make_captioner, language_models, tmp_path):
