@@ -22,7 +22,7 @@ from transformers import GenerationConfig
 from git_caption.captioner.captioner import Captioner, Features, Generated, Identity, Pixels
 from git_caption.captioner.groups import in_groups
 from git_caption.decoding.whole import generate_whole, token_settings
-from git_caption.errors import WeightsError
+from git_caption.errors import WeightsError, reason
 from git_caption.images.processor import Preparation, Whole
 from git_caption.model.pretrained import PretrainedNetwork
 from git_caption.model.quantization import Quantization
@@ -175,9 +175,8 @@ def load_whole(
     auto: Any = AutoProcessor
     try:
         processor = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{folder}: no loadable processor (processor_config.json): {reason}") from error
+    except Exception as error:  # damaged descriptions make transformers raise nearly any kind
+        raise WeightsError(f"{folder}: no loadable processor (processor_config.json): {reason(error)}") from error
     if getattr(processor, "tokenizer", None) is None:
         raise WeightsError(f"{folder}: its processor is a {type(processor).__name__}, expected one of images and texts")
     model_type = model.config.model_type

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from git_caption.errors import DataError, WeightsError
+from git_caption.errors import DataError, WeightsError, reason
 from git_caption.images.transform import MAX_RESIZED_PIXELS
 
 LONGEST_SIDE = 2048  # of a picture that is kept whole: a chunk of them has to fit into memory
@@ -114,9 +114,10 @@ def load_processor(folder: Path) -> Any:
     auto: Any = AutoImageProcessor
     try:
         return auto.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{folder}: no loadable image processor (preprocessor_config.json): {reason}") from error
+    except Exception as error:  # damaged descriptions make transformers raise nearly any kind
+        raise WeightsError(
+            f"{folder}: no loadable image processor (preprocessor_config.json): {reason(error)}"
+        ) from error
 
 
 # Processors that resize, crop, rescale and normalise as the common base class does, and nothing else.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from git_caption.captioner.whole import WholeCaptioner
 from git_caption.decoding.generate import Identity
 from git_caption.errors import DataError, WeightsError
 from git_caption.params.decoding import DecodingParams
-from tests.pretrained_models import WHOLE
+from tests.pretrained_models import FAMILIES, WHOLE
 
 QUESTIONS = ["what is left of the star ?", "one green", "no"]
 
@@ -247,6 +248,17 @@ def test_a_folder_without_a_processor_says_so(folders, tmp_path):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(WeightsError, match="the folder lacks preprocessor_config"):
         Captioner.load(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("described", ["5", "[]", "{bad", '{"image_processor_type": 5}', '{"processor_class": ["a"]}'])
+@pytest.mark.parametrize("name", ["blip", "llava"])
+def test_damaged_descriptions_of_a_processor_are_one_line(name, described, folders, tmp_path):
+    made = folders[name] if name in folders else FAMILIES[name](tmp_path / "whole")
+    shutil.copytree(made, tmp_path / "damaged")
+    for path in (tmp_path / "damaged").glob("*processor_config.json"):
+        path.write_text(described)
+    with pytest.raises(WeightsError, match=r"^\S+damaged: no loadable (image )?processor \(\w+.json\): [^\n]+$"):
+        Captioner.load(tmp_path / "damaged", device="cpu")
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "idefics3"])
