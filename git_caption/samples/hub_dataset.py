@@ -11,12 +11,13 @@ from git_caption.samples.columns import IMAGE, find_columns
 from git_caption.samples.splits import choose, refuse
 from git_caption.samples.training_data import LARGEST_IMAGE, Texts, checked_texts, read_image
 
+FILES = ("dataset_dict.json", "state.json", "dataset_info.json")
+
 
 def is_saved(folder: Path) -> bool:
     """Whether a folder is one that `save_to_disk` wrote."""
-    return (folder / "dataset_dict.json").is_file() or (
-        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
-    )
+    several, state, info = (folder / name for name in FILES)
+    return several.is_file() or (state.is_file() and info.is_file())
 
 
 class HubDataset:
