@@ -37,7 +37,7 @@ class HubDataset:
         caption_column: str | None = None,
     ) -> None:
         self.name = str(path)
-        library = _library(self.name)
+        library = _library(f"{path}: saved" if isinstance(path, Path) else f"{path}: no such file or folder; the hub's")
         found, split = _split(_opened(library, path), split, self.name)
         self.kind = "Hugging Face data set" if split is None else f"Hugging Face data set, split {split}"
         folder = Path(path)
@@ -83,11 +83,11 @@ class HubDataset:
         return f"{self.name}, row {row + 1}"
 
 
-def _library(name: str) -> Any:
+def _library(whose: str) -> Any:
     try:
         return import_module("datasets")
     except ImportError as error:
-        raise UsageError(f"{name}: Hugging Face data sets need a package of their own: pip install datasets") from error
+        raise UsageError(f"{whose} data sets need a package that is not installed: pip install datasets") from error
 
 
 def _opened(library: Any, path: str | Path) -> Any:

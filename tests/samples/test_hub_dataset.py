@@ -10,8 +10,9 @@ from tests.pictures import contents, jpeg
 
 def test_without_the_package_the_cure_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match=r"own: pip install datasets$"):
-        HubDataset(tmp_path)
+    for path, whose in [(tmp_path, f"{tmp_path}: saved"), ("me/mine", "me/mine: no such file or folder; the hub's")]:
+        with pytest.raises(UsageError, match=rf"^{whose} data sets need .* not installed: pip install datasets$"):
+            HubDataset(path)
 
 
 @pytest.fixture

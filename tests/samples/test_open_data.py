@@ -190,7 +190,7 @@ def test_an_id_is_looked_for_on_the_hub(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match="owner/name: Hugging Face data sets need a package"):
+    with pytest.raises(UsageError, match="owner/name: no such file or folder; the hub's data sets"):
         open_data("owner/name")
 
 
