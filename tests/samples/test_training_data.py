@@ -160,3 +160,12 @@ def test_columns_are_found_by_name_or_as_told():
 def test_columns_that_are_not_there_are_answered_with_those_that_are(asked, cause):
     with pytest.raises(UsageError, match=f"^t: {cause}"):
         find_columns(["id", "text"], *asked, "t")
+
+
+def test_real_photographs_named_in_a_csv_become_samples(photos, tmp_path):
+    paths = sorted(photos.iterdir())
+    (tmp_path / "data.csv").write_text("image,caption\n" + "".join(f"{path},{path.stem}\n" for path in paths))
+    source = TrainingSamples(read_csv(tmp_path / "data.csv"), ImageReader(Transform(32)))
+    samples = [source.read(row) for row in range(len(source))]
+    assert [sample.texts.captions for sample in samples] == [(path.stem,) for path in paths]
+    assert {sample.pixels.shape for sample in samples} == {(3, 32, 32)}
