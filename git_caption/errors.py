@@ -27,6 +27,10 @@ class DataError(GitCaptionError):
     """A file's content is not what its format says; the message names file and row."""
 
 
+class MissingImage(DataError):
+    """An image that a data set names and does not hold; the message names it and where it was looked for."""
+
+
 class WeightsError(GitCaptionError):
     """Weights that cannot be found, or that do not fit the model they are meant for."""
 

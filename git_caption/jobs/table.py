@@ -59,6 +59,11 @@ JOBS = {
     "convert_caption_tsv_to_coco_json": _job(
         "convert:caption_tsv_to_coco_json", "convert:CaptionJsonParams", "references in a TSV → COCO annotation JSON"
     ),
+    "validate_data": _job(
+        "validate:validate_data",
+        "validate:ValidateDataParams",
+        "look through data to train on: counts, lengths, bad rows",
+    ),
     "prefetch": _job("prefetch:prefetch", "prefetch:PrefetchParams", "fetch weights into the cache, for runs offline"),
     "make_shapes": _job("shapes:make", "shapes:ShapesDataParams", "make the embedded example's TSVs anew"),
     "help": _job("help:show", "help:HelpParams", "explain a job: its keys, their meaning, an example that runs"),

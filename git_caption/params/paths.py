@@ -9,9 +9,9 @@ import re
 from collections.abc import Collection
 from typing import Any, Literal
 
-Kind = Literal["input_file", "input_dir", "input_path", "model", "output_file", "output_dir"]
+Kind = Literal["input_file", "input_dir", "input_path", "model", "data", "output_file", "output_dir"]
 """input_path: a file, a folder of images, a glob pattern with a match, or a list of files. model: a folder, a file, or
-the id of a repository."""
+the id of a repository. data: the same, or a pattern of tars, whose files are looked for when it is opened."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar")
@@ -67,11 +67,13 @@ def fault(value: Any, kind: Kind, promised: Collection[str] = ()) -> str | None:
 def _input_fault(path: str, kind: Kind) -> str | None:
     if kind == "model" and is_hub_id(path):
         return None
+    if kind == "data" and not os.path.exists(path) and ((path.count("/") == 1 and is_hub_id(path)) or "{" in path):
+        return None
     if kind == "input_path" and glob.has_magic(path) and not os.path.lexists(path):
         return None if images(path) else f"no file matches {path!r}"
     if not os.path.exists(path):
-        noun = {"input_file": "file", "input_dir": "folder", "input_path": "file or folder", "model": "checkpoint"}
-        return f"no such {noun[kind]}: {path!r}{_neighbour(path)}"
+        noun = {"input_file": "file", "input_dir": "folder", "model": "checkpoint"}.get(kind, "file or folder")
+        return f"no such {noun}: {path!r}{_neighbour(path)}"
     if kind == "input_file" and os.path.isdir(path):
         return f"expected a file, found a folder: {path!r}"
     if kind == "input_dir" and not os.path.isdir(path):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from git_caption.params.model import PromptConfig
-from git_caption.samples.training_tsv import TrainingSample
+from git_caption.samples.training_data import TrainingSample
 from git_caption.text.prompts import begins_word, prompt_ids, render
 from git_caption.text.tokenizer import encode_target
 

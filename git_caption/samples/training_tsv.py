@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from git_caption.errors import DataError
 from git_caption.images.decode import decode
 from git_caption.images.transform import Transform
+from git_caption.samples.training_data import Texts, TrainingSample
 from git_caption.tsv.file import TsvFile
-from git_caption.tsv.rows import Question, parse_caption_row, parse_image_row, parse_question_row
+from git_caption.tsv.rows import parse_caption_row, parse_image_row, parse_question_row
 
 KEY_SHOWN = 80  # characters of a key in a message: in a row without tabs all of it would be the key
 
 
-@dataclass(frozen=True)
-class Texts:
-    """All that is said, asked and answered about one picture."""
-
-    key: str
-    captions: tuple[str, ...]
-    questions: tuple[Question, ...]  # each with at least one answer
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingSample:
-    """A picture (uint8[3, R, R]) and its texts."""
-
-    pixels: npt.NDArray[np.uint8]
-    texts: Texts
-
-
 class TrainingTsv:
-    """Samples by row number, 0-based; the files are opened again in each process that reads.
+    """Samples by row number, 0-based; the files are opened again in each process that reads. Fulfils `TrainingData`.
+
+    Memory: the indexes, 8 bytes a row and file, mapped from the disk. Only `samples[row]` needs the transform.
 
     Raises DataError if the files have different numbers of rows and, when a row is read, if it is broken, its keys
     differ, or a question has no answer.
     """
 
+    kind = "image TSV and caption TSV"
+    missing = 0
+
     def __init__(
-        self, image_tsv: str | Path, caption_tsv: str | Path, question_tsv: str | Path | None, transform: Transform
+        self,
+        image_tsv: str | Path,
+        caption_tsv: str | Path,
+        question_tsv: str | Path | None,
+        transform: Transform | None = None,
     ) -> None:
         self.images = TsvFile(image_tsv)
         self.captions = TsvFile(caption_tsv)
@@ -56,19 +45,22 @@ class TrainingTsv:
                     "expected one row for each image, in the same order"
                 )
 
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that rows come from."""
+        files = (self.images, self.captions, self.questions)
+        return tuple(file.path for file in files if file is not None)
+
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, row: int) -> TrainingSample:
-        columns, where = _read(self.images, row)
-        image = parse_image_row(columns, where)
-        texts = self.texts(row)
-        if image.key != texts.key:
-            raise DataError(f"{self.captions.where(row)}: the key is {texts.key!r}, and {image.key!r} in the image TSV")
+        texts, image = self.texts(row), self.image(row)
+        assert self.transform is not None, "samples need the transform"
         try:
-            return TrainingSample(self.transform(decode(image.image)), texts)
+            return TrainingSample(self.transform(decode(image)), texts)
         except DataError as error:
-            raise DataError(f"{where}: {error}") from error
+            raise DataError(f"{_read(self.images, row)[1]}: {error}") from error
 
     def texts(self, row: int) -> Texts:
         """What is said about the picture of a row, without reading the picture."""
@@ -88,6 +80,19 @@ class TrainingTsv:
             if not question.answers:
                 raise DataError(f'{where}: question {question.question_id} has no "answers", expected one at least')
         return Texts(captions.key, captions.captions, asked.questions)
+
+    def image(self, row: int) -> bytes:
+        """The image file of a row. Raises DataError if its key is not that of the captions."""
+        columns, where = _read(self.images, row)
+        image = parse_image_row(columns, where)
+        key = self.captions.columns(row)[0]
+        if image.key != key:
+            raise DataError(f"{self.captions.where(row)}: the key is {key!r}, and {image.key!r} in the image TSV")
+        return image.image
+
+    def where(self, row: int) -> str:
+        """Image TSV and row, 1-based."""
+        return self.images.where(row)
 
     def all_texts(self) -> Iterator[Texts]:
         """The texts of every row, in order."""

@@ -31,7 +31,8 @@ from git_caption.params.model import (
     WeightsSource,
 )
 from git_caption.params.training import TrainingParams
-from git_caption.samples.training_tsv import Texts, TrainingTsv
+from git_caption.samples.training_data import Texts
+from git_caption.samples.training_tsv import TrainingTsv
 from git_caption.text.prompts import prompt_ids, render
 from git_caption.text.tokenizer import load_tokenizer, train_bpe
 

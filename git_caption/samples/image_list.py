@@ -1,0 +1,114 @@
+"""Image files with their captions, listed in memory: what COCO, tables, JSON lists and Flickr come down to."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from git_caption.errors import DataError
+from git_caption.samples.packed import PackedTexts
+from git_caption.samples.training_data import Texts, checked_texts, read_image
+
+
+class ImageList:
+    """A data set of image files: fulfils `TrainingData`. Filled by `add`, entry by entry, then closed by `close`.
+
+    Captions of one image become one row, at the place of the first, in the order of the entries. An entry that is
+    broken becomes a row that raises its cause.
+    Memory: the UTF-8 of keys, names and captions, 32 bytes a row and 16 a caption; it goes to worker processes as it
+    is. Until `close` there is a dict of the names beside.
+
+    Args:
+        kind: the format in words.
+        source: the file that lists the images.
+        folders: where images lie, tried in this order; a name may also be absolute.
+        unit: what an entry of the file is; "line" is shown as `file:7`, others as `file, entry 7`.
+    """
+
+    missing = 0
+
+    def __init__(self, kind: str, source: Path, folders: Sequence[Path], unit: str) -> None:
+        self.kind = kind
+        self.inputs: tuple[Path, ...] = (source,)
+        self.folders = tuple(folders)
+        self.unit = unit
+        self._keys = PackedTexts()
+        self._names = PackedTexts()
+        self._numbers = array("q")  # of the row's first entry in the file, 1-based
+        self._captions = PackedTexts()
+        self._rows = array("q")  # the row of each caption
+        self._faults: dict[int, str] = {}
+        self._row_of: dict[str, int] = {}
+
+    def add(self, number: int, name: object, captions: object, key: str | None = None) -> None:
+        """Adds an entry, as it was read: a name and a caption or a list of captions.
+
+        number: of the entry in the file, 1-based. key: of the image, its name where there is none.
+        """
+        texts = [captions] if isinstance(captions, str) else captions
+        if not isinstance(name, str) or not name.strip():
+            self.add_fault(number, f"the image is {_short(name)}, expected the name of a file")
+        elif not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            self.add_fault(number, f"the caption is {_short(captions)}, expected a text or a list of texts")
+        else:
+            row = self._row_of.get(name)
+            if row is None:
+                row = self._row_of[name] = self._new_row(number, name, name if key is None else key)
+            for text in texts:
+                self._captions.append(text)
+                self._rows.append(row)
+
+    def add_fault(self, number: int, cause: str) -> None:
+        """Adds an entry that cannot be used."""
+        self._faults[self._new_row(number, "", "")] = cause
+
+    def _new_row(self, number: int, name: str, key: str) -> int:
+        self._keys.append(key)
+        self._names.append(name)
+        self._numbers.append(number)
+        return len(self._numbers) - 1
+
+    def close(self) -> ImageList:
+        """The data set, complete. Raises DataError if nothing was added."""
+        if not self._numbers:
+            raise DataError(f"{self.inputs[0]}: no entry, expected images with captions")
+        self._row_of.clear()
+        rows = np.frombuffer(self._rows, dtype=np.int64)
+        self._order = np.argsort(rows, kind="stable")  # captions by row
+        self._begins = np.searchsorted(rows[self._order], np.arange(len(self) + 1))
+        self._rows = array("q")
+        return self
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def texts(self, row: int) -> Texts:
+        """Key and captions. Raises DataError if the entry is broken or has no caption."""
+        if row in self._faults:
+            raise DataError(f"{self.where(row)}: {self._faults[row]}")
+        numbers = self._order[self._begins[row] : self._begins[row + 1]]
+        return checked_texts(self._keys[row], [self._captions[int(number)] for number in numbers], self.where(row))
+
+    def image(self, row: int) -> bytes:
+        """The image file. Raises MissingImage or DataError as `read_image` does."""
+        if row in self._faults:
+            raise DataError(f"{self.where(row)}: {self._faults[row]}")
+        name = self._names[row]
+        paths = [folder / name for folder in self.folders]
+        return read_image(paths[:1] if Path(name).is_absolute() else paths, self._place(row))
+
+    def where(self, row: int) -> str:
+        """File, entry and image."""
+        return f"{self._place(row)} ({self._names[row]})" if self._names[row] else self._place(row)
+
+    def _place(self, row: int) -> str:
+        number = self._numbers[row]
+        return f"{self.inputs[0]}:{number}" if self.unit == "line" else f"{self.inputs[0]}, {self.unit} {number}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
