@@ -7,7 +7,7 @@ A safetensors file, so that other tools read it too:
     keys      uint8[...]                         the rows' keys in UTF-8, one after another
     key_ends  int64[rows]                        where each key ends in `keys`
 
-Its metadata says what they were made from (`CacheDescription`, as JSON, under `git_caption.features`).
+Its metadata says what they were made from (`CacheDescription`, as JSON, under `made_from`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ from git_caption.params.features import CacheDescription, FeatureOrigin, StoredA
 from git_caption.params.schema import read, to_dict
 from git_caption.samples.inputs import identity
 
-DESCRIPTION = "git_caption.features"
+DESCRIPTION = "made_from"
 LENGTH = struct.Struct("<Q")  # of the header, before it
 LARGEST_HEADER = 1 << 24
-TYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+TYPES: dict[str, np.dtype[Any]] = {
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+}
 STORED: dict[StoredAs, str] = {"float16": "F16", "float32": "F32"}
 SHOWN = 12  # characters of a digest in a message
 
@@ -174,7 +179,7 @@ def write(
     blocks: called once for each tensor, so that one block at a time is held.
     """
     shapes = [(*block.values.shape, len(block.keys)) for block in blocks()]
-    rows, key_bytes = sum(shape[0] for shape in shapes), sum(shape[3] for shape in shapes)
+    rows, key_bytes = (int(sum(shape[axis] for shape in shapes)) for axis in (0, 3))
     tokens, width = (max((shape[axis] for shape in shapes), default=0) for axis in (1, 2))
     header: Header = {
         "counts": ("I64", [rows]),
@@ -215,7 +220,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[Header, int, CacheDescript
     """The tensors in the order they lie in, where the first begins, and the description."""
     size = path.stat().st_size
     begun = file.read(LENGTH.size)
-    length = LENGTH.unpack(begun)[0] if len(begun) == LENGTH.size else LARGEST_HEADER + 1
+    length = int(LENGTH.unpack(begun)[0]) if len(begun) == LENGTH.size else LARGEST_HEADER + 1
     expected = f"{path}: expected a feature cache, as 'extract_features' writes it; "
     if length > LARGEST_HEADER:
         raise DataError(f"{expected}this is another file")

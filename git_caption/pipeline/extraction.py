@@ -1,0 +1,38 @@
+"""Samples of a chunk → their features, as a feature cache holds them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from git_caption.params.features import StoredAs
+from git_caption.pipeline.halving import Encoder, Halving
+from git_caption.samples.features import FeatureRow
+from git_caption.samples.sample import Failure, ImageSample
+
+
+class Extraction:
+    """Encodes the samples of a chunk, batched as captioning batches them."""
+
+    def __init__(self, encoder: Encoder, batch_size: int, stored_as: StoredAs) -> None:
+        self.encoder = encoder
+        self.batch_size = batch_size
+        self.stored_as = stored_as
+        self.halving = Halving(encoder.device)
+
+    def __call__(self, samples: list[ImageSample]) -> list[FeatureRow | Failure]:
+        """The features of each sample, in order; a Failure where they are not finite numbers of that precision."""
+        pixels = [sample.pixels for sample in samples]
+        features = self.halving.encoded(self.encoder, pixels, min(self.batch_size, len(pixels)))
+        mask = features.mask.cpu().numpy()
+        values = features.values.float().cpu().numpy()
+        return [self._row(sample.key, values[number, mask[number]]) for number, sample in enumerate(samples)]
+
+    def _row(self, key: str, values: np.ndarray) -> FeatureRow | Failure:
+        with np.errstate(over="ignore"):
+            stored = values.astype(self.stored_as)
+        if np.isfinite(stored).all():
+            return FeatureRow(key, stored)
+        if not np.isfinite(values).all():
+            return Failure(key, "the image encoder gives values that are no finite numbers", ())
+        largest = float(np.abs(values).max())
+        return Failure(key, f"a value of {largest:g} is too large for float16: give 'stored_as': 'float32'", ())
