@@ -12,6 +12,7 @@ import torch
 from git_caption.captioner.captioner import Captioner, Features
 from git_caption.captioner.encoding import Encoding
 from git_caption.captioner.loading import device_of, dtype_of
+from git_caption.images.reader import ImageReader
 from git_caption.jobs.infer import load_captioner, origin_of
 from git_caption.params.features import CacheDescription, EncoderParams, ExtractParams, FeatureOrigin
 from git_caption.params.infer import ModelParams
@@ -19,16 +20,21 @@ from git_caption.params.schema import to_dict
 from git_caption.pipeline.extraction import Extraction
 from git_caption.pipeline.feature_parts import FeatureParts
 from git_caption.pipeline.run import run
+from git_caption.pipeline.workers import RowSource
 from git_caption.samples.features import FeatureCache
 from git_caption.samples.image_tsv import ImageTsvSource
 from git_caption.samples.inputs import identity
+from git_caption.samples.open_data import open_data
+from git_caption.samples.sample import ImageSample
+from git_caption.samples.training_data import TrainingSample, TrainingSamples
+from git_caption.samples.training_tsv import TrainingTsv
 
 
 def extract(params: ExtractParams) -> None:
-    """Encode every row of an image TSV into a feature cache, in the same order."""
+    """Encode every row of an image TSV, or of data to train on, into a feature cache, in the same order."""
     encoder, origin = _encoder(params)
     running = params.running
-    source = ImageTsvSource(params.image_tsv, None, encoder.reader)
+    source = _images(params, encoder.reader)
     description = CacheDescription(
         origin=origin,
         inputs=tuple(identity(path) for path in source.inputs),
@@ -72,6 +78,21 @@ class _Prefixes:
         _, network = self.captioner.own_parts()
         with torch.inference_mode():
             return Features(*network.prefix(self.captioner.encode_many(pixels, batch_size)))
+
+
+def _images(params: ExtractParams, reader: ImageReader) -> RowSource[ImageSample | TrainingSample]:
+    """The images of the job. Of TSVs the images alone count: their captions may change."""
+    if params.image_tsv is not None:
+        return ImageTsvSource(params.image_tsv, None, reader)
+    assert params.data is not None, "checked with the parameters"
+    data = open_data(
+        params.data, split=params.split, image_column=params.image_column, caption_column=params.caption_column
+    )
+    return (
+        ImageTsvSource(data.images.path, None, reader)
+        if isinstance(data, TrainingTsv)
+        else TrainingSamples(data, reader)
+    )
 
 
 def _encoder(params: ExtractParams) -> tuple[Captioner | Encoding | _Prefixes, FeatureOrigin]:

@@ -67,7 +67,7 @@ JOBS = {
     "extract_features": _job(
         "features:extract",
         "features:ExtractParams",
-        "encode an image TSV once, into a feature cache to caption or train from",
+        "encode images once, into a feature cache to caption or train from",
     ),
     "prefetch": _job("prefetch:prefetch", "prefetch:PrefetchParams", "fetch weights into the cache, for runs offline"),
     "make_shapes": _job("shapes:make", "shapes:ShapesDataParams", "make the embedded example's TSVs anew"),

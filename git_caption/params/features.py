@@ -76,9 +76,17 @@ class EncoderParams(ModelParams):
 class ExtractParams:
     """Keys of `extract_features`."""
 
-    image_tsv: str = key(
-        help="image TSV: key, base64 of an image file", kind="input_file", example="data/shapes/test.img.tsv"
+    image_tsv: str | None = key(
+        None, help="image TSV: key, base64 of an image file", kind="input_file", example="data/shapes/test.img.tsv"
     )
+    data: str | None = key(
+        None,
+        help="in place of image_tsv, what to train on: a file, a folder, tars, or a data set on the hub",
+        kind="data",
+    )
+    split: str | None = key(None, help="split of the data; None: train where there is one, else the only one")
+    image_column: str | None = key(None, help="column of a table that names images; None: found by name")
+    caption_column: str | None = key(None, help="column of a table that holds captions; None: found by name")
     out: str = key(help="feature cache to write", kind="output_file", example="inference/example/test.features")
     what: What = key("features", help="what the image encoder gives, or the prefix that the captioner's mapper makes")
     stored_as: StoredAs = key("float16", help="precision of the numbers in the file")
@@ -86,7 +94,12 @@ class ExtractParams:
     running: RunningParams = group(RunningParams, "running")
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """A prefix without a captioner, as (keys concerned, message)."""
+        """Images said once, and a captioner for a prefix, as (keys concerned, message)."""
+        if (self.image_tsv is None) == (self.data is None):
+            yield ("image_tsv", "data"), "expected 'image_tsv' or 'data', one of the two"
+        for name in ("split", "image_column", "caption_column"):
+            if getattr(self, name) is not None and self.data is None:
+                yield (name, "data"), f"'{name}': goes with 'data'"
         if self.what == "prefix" and self.model.model_path is None:
             yield ("what", "model_path"), "'what': a prefix is made by a captioner's mapper: give its 'model_path'"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from git_caption.params.features import StoredAs
 from git_caption.pipeline.halving import Encoder, Halving
 from git_caption.samples.features import FeatureRow
 from git_caption.samples.sample import Failure, ImageSample
+from git_caption.samples.training_data import TrainingSample
 
 
 class Extraction:
@@ -19,7 +22,7 @@ class Extraction:
         self.stored_as = stored_as
         self.halving = Halving(encoder.device)
 
-    def __call__(self, samples: list[ImageSample]) -> list[FeatureRow | Failure]:
+    def __call__(self, samples: Sequence[ImageSample | TrainingSample]) -> list[FeatureRow | Failure]:
         """The features of each sample, in order; a Failure where they are not finite numbers of that precision."""
         pixels = [sample.pixels for sample in samples]
         features = self.halving.encoded(self.encoder, pixels, min(self.batch_size, len(pixels)))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from git_caption.errors import DataError, reason
 from git_caption.samples.features import Values
-from git_caption.samples.training_tsv import Texts
+from git_caption.samples.training_data import Texts, checked_texts
 
 
 class ClipCapPickle:
@@ -30,6 +30,8 @@ class ClipCapPickle:
         width: D_v.
     """
 
+    kind = "ClipCap's pickle"
+    missing = 0
     tokens = 1
 
     def __init__(self, path: str | Path) -> None:
@@ -54,9 +56,9 @@ class ClipCapPickle:
         return (self.path,)
 
     def texts(self, row: int) -> Texts:
-        """The caption of a row; its key is the image's id."""
+        """The caption of a row; its key is the image's id. Raises DataError as `checked_texts` does."""
         key, caption, _ = self._entry(row)
-        return Texts(key, (caption,), ())
+        return checked_texts(key, (caption,), self.where(row))
 
     def values(self, row: int, key: str) -> Values:
         """The values float16 or float32[1, D_v] of a row. Raises DataError if it has another key."""

@@ -1,12 +1,19 @@
-"""A feature cache in place of images, alone or beside a question TSV, as samples."""
+"""Features in place of images: a feature cache to caption, alone or beside a question TSV, or to train on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from git_caption.samples.features import FeatureCache
+from git_caption.errors import DataError
+from git_caption.samples.features import FeatureCache, Values
 from git_caption.samples.question_rows import QuestionRows, placeholder
 from git_caption.samples.sample import Failure, FeatureSample
+from git_caption.samples.training_data import Texts, TrainingData
+
+if TYPE_CHECKING:
+    from git_caption.samples.clipcap_pickle import ClipCapPickle
 
 
 class FeatureSource:
@@ -40,3 +47,46 @@ class FeatureSource:
             reason = f"{self.cache.where(row)}: the image could not be processed when the features were made"
             return Failure(found.key, reason, placeholder(found.key, questions))
         return FeatureSample(found.key, found.values, self.cache.description.origin.what, questions or ())
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSample:
+    """What an image encoder gave for a picture, float[N, D_v], and the picture's texts."""
+
+    values: Values
+    texts: Texts
+
+
+class EncodedSamples:
+    """The rows of a data set with their features in place of pixels: what `TrainingSamples` is without a cache.
+
+    A pickle of ClipCap's is data and features at once.
+    """
+
+    def __init__(self, data: TrainingData | ClipCapPickle, features: FeatureCache | ClipCapPickle) -> None:
+        """Join the two. Raises DataError if they differ in length."""
+        if len(data) != len(features):
+            raise DataError(
+                f"{features.path} has features of {len(features)} rows, and the data, {data.kind} in "
+                f"{', '.join(map(str, data.inputs))}, has {len(data)}: make the features anew from it"
+            )
+        self.data = data
+        self.features = features
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that rows come from."""
+        return tuple(dict.fromkeys((*self.data.inputs, self.features.path)))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, row: int) -> EncodedSample | Failure:
+        """The sample of a row, or a Failure without lines; also for one without features. The image is not read."""
+        key = ""
+        try:
+            texts = self.data.texts(row)
+            key = texts.key
+            return EncodedSample(self.features.values(row, key), texts)
+        except DataError as error:
+            return Failure(key, str(error), ())

@@ -144,14 +144,15 @@ class FeatureCache:
             raise UsageError(f"{self.path}: not the {origin.what} of {whose}: {listed}; make them anew with it")
 
     def check_inputs(self, paths: Sequence[Path]) -> None:
-        """Raise UsageError if the files are not those that the features were made from, wherever these lay."""
-        made_from = [_version(entry) for entry in self.description.inputs]
-        given = [_version(identity(path)) for path in paths]
-        if made_from != given:
-            raise UsageError(
-                f"{self.path}: made from {_files(self.description.inputs)}, and "
-                f"{_files([identity(path) for path in paths])} given: make the features anew"
-            )
+        """Raise UsageError if one of these files has changed since the features were made from one of its name."""
+        now = {path.name: identity(path) for path in paths}
+        for made_from in self.description.inputs:
+            given = now.get(Path(str(made_from.get("path"))).name, made_from)
+            if _version(given) != _version(made_from):
+                raise UsageError(
+                    f"{self.path}: made from {_described(made_from)}, and that is now {_described(given)}: make the "
+                    "features anew"
+                )
 
     def __getstate__(self) -> Path:
         return self.path
@@ -265,11 +266,8 @@ def _version(entry: dict[str, Any]) -> tuple[Any, Any]:
     return entry.get("size"), entry.get("mtime_ns")
 
 
-def _files(entries: Sequence[dict[str, Any]]) -> str:
-    listed = [
-        f"{entry.get('path')} ({entry.get('size')} bytes, changed at {entry.get('mtime_ns')} ns)" for entry in entries
-    ]
-    return ", ".join(listed) or "no file"
+def _described(entry: dict[str, Any]) -> str:
+    return f"{entry.get('path')} of {entry.get('size')} bytes, changed at {entry.get('mtime_ns')} ns"
 
 
 def _shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
@@ -27,9 +28,11 @@ from git_caption.params.model import ImageEncoderConfig
 from git_caption.params.schema import faults, parse
 from git_caption.samples.features import FeatureCache
 from git_caption.samples.image_tsv import ImageTsvSource
+from git_caption.samples.open_data import open_data
 from git_caption.tsv.file import TsvFile
-from git_caption.tsv.rows import ImageRow, Question, QuestionRow
+from git_caption.tsv.rows import CaptionRow, ImageRow, Question, QuestionRow
 from git_caption.tsv.writer import TsvWriter
+from tests.pretrained_models import blip
 from tests.small_captioner import small_captioner
 from tests.written_clip import clip_file
 
@@ -69,7 +72,7 @@ def question_tsv(tmp_path):
     return str(path)
 
 
-def extracted(out: Path, image_tsv: str, **keys) -> FeatureCache:
+def extracted(out: Path, image_tsv: str | None, **keys) -> FeatureCache:
     given = {"image_tsv": image_tsv, "out": str(out), "device": "cpu", "num_workers": 0, "batch_size": 2, **keys}
     extract(parse(ExtractParams, given, "job"))
     return FeatureCache(out)
@@ -244,9 +247,48 @@ def test_a_job_that_is_killed_goes_on_to_the_same_bytes(models, image_tsv, tmp_p
     assert (tmp_path / "f").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+def test_data_to_train_on_is_encoded_in_its_own_order(models, image_tsv, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    images = TsvFile(image_tsv)
+    for row in (4, 0, 2):
+        (tmp_path / "pictures" / f"{row}.png").write_bytes(base64.b64decode(images[row][1]))
+    table = tmp_path / "captions.csv"
+    table.write_text("image,caption\n" + "".join(f"pictures/{row}.png,about {row}\n" for row in (4, 0, 2)))
+    keys = {"model_path": str(models / "grid"), "stored_as": "float32", "batch_size": 1}
+    whole = extracted(tmp_path / "whole", image_tsv, **keys)
+    data = open_data(table)
+    cache = extracted(tmp_path / "f", None, data=str(table), **keys)
+    assert len(cache) == 3
+    for row, number in enumerate((4, 0, 2)):
+        assert np.array_equal(cache.values(row, data.texts(row).key), whole[number].values)
+    cache.check_inputs(data.inputs)
+    table.write_text(table.read_text() + "\n")
+    with pytest.raises(UsageError, match=r"made from \S+captions\.csv of .*, and that is now"):
+        cache.check_inputs(data.inputs)
+
+
+def test_of_tsvs_the_captions_may_change(models, image_tsv, tmp_path):
+    (tmp_path / "a.img.tsv").write_bytes(Path(image_tsv).read_bytes())
+    with TsvWriter(tmp_path / "a.caption.tsv") as writer:
+        for number in range(5):
+            writer.write(CaptionRow(f"k{number}", ("a caption",)).columns())
+    cache = extracted(tmp_path / "f", None, data=str(tmp_path / "a.img.tsv"), model_path=str(models / "grid"))
+    assert [entry["path"] for entry in cache.description.inputs] == [str(tmp_path / "a.img.tsv")]
+    (tmp_path / "a.caption.tsv").write_bytes(b"")
+    cache.check_inputs([tmp_path / "a.img.tsv", tmp_path / "a.caption.tsv"])
+
+
+def test_a_pretrained_captioner_has_no_features_to_store(image_tsv, tmp_path):
+    folder = blip(tmp_path / "blip")
+    with pytest.raises(UsageError, match=r"blip: a pretrained captioner, whose features are not stored; expected one"):
+        extracted(tmp_path / "f", image_tsv, model_path=str(folder))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"data": "data/shapes"}, "expected 'image_tsv' or 'data', one of the two"),
+        ({"split": "train"}, "'split': goes with 'data'"),
         ({}, "missing key 'model_path' (a captioner whose image encoder is meant) or 'image_encoder_type' (an image"),
         ({"image_encoder_type": "RN50", "mapping_type": "mlp"}, "'mapping_type': goes with 'model_path', and"),
         ({"image_encoder_type": "RN50", "what": "prefix"}, "'what': a prefix is made by a captioner's mapper"),
@@ -255,6 +297,8 @@ def test_a_job_that_is_killed_goes_on_to_the_same_bytes(models, image_tsv, tmp_p
     ],
 )
 def test_keys_that_do_not_fit_are_told(image_tsv, tmp_path, keys, message):
+    if "data" in keys or "split" in keys:
+        keys = {"model_path": "a/b", **keys}
     found = faults(ExtractParams, {"image_tsv": image_tsv, "out": str(tmp_path / "f"), **keys}, "job")
     assert len(found) == 1 and message in found[0]
 
