@@ -100,8 +100,13 @@ class ExtractParams:
         for name in ("split", "image_column", "caption_column"):
             if getattr(self, name) is not None and self.data is None:
                 yield (name, "data"), f"'{name}': goes with 'data'"
-        if self.what == "prefix" and self.model.model_path is None:
+        if self.model.model_path is not None or self.model.model_name is not None:
+            return
+        if self.what == "prefix":
             yield ("what", "model_path"), "'what': a prefix is made by a captioner's mapper: give its 'model_path'"
+        for name in ("quantization", "device_map"):
+            if getattr(self.running, name) is not None:
+                yield (name, "model_path"), f"'{name}': is of a captioner's language model; leave it out"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -26,9 +26,9 @@ class Extraction:
         """The features of each sample, in order; a Failure where they are not finite numbers of that precision."""
         pixels = [sample.pixels for sample in samples]
         features = self.halving.encoded(self.encoder, pixels, min(self.batch_size, len(pixels)))
-        mask = features.mask.cpu().numpy()
+        counts = features.mask.sum(dim=1).tolist()  # padding is on the right
         values = features.values.float().cpu().numpy()
-        return [self._row(sample.key, values[number, mask[number]]) for number, sample in enumerate(samples)]
+        return [self._row(sample.key, values[number, : counts[number]]) for number, sample in enumerate(samples)]
 
     def _row(self, key: str, values: np.ndarray) -> FeatureRow | Failure:
         with np.errstate(over="ignore"):

@@ -24,7 +24,7 @@ from git_caption.model.activation import OPENAI_MARKS
 from git_caption.model.vision import build_image_encoder
 from git_caption.params.features import ExtractParams
 from git_caption.params.infer import SingleTsvParams
-from git_caption.params.model import ImageEncoderConfig
+from git_caption.params.model import ImageEncoderConfig, WeightsSource
 from git_caption.params.schema import faults, parse
 from git_caption.samples.features import FeatureCache
 from git_caption.samples.image_tsv import ImageTsvSource
@@ -184,28 +184,51 @@ def test_prefixes_of_another_mapper_are_refused(models, image_tsv, tmp_path):
         captioned(tmp_path / "c.tsv", model_path=str(tmp_path / "other"), features=str(tmp_path / "f"))
 
 
-def test_an_encoder_by_its_name_gives_the_features_of_a_captioner_with_it(models, image_tsv, tmp_path):
+@pytest.fixture
+def named_encoder(tmp_path):
+    """A file of CLIP's weights, as wide as the encoder of the pooled checkpoint, and keys that ask for it."""
     weights = tmp_path / "clip.safetensors"
     torch.manual_seed(5)
     marks = {name: torch.tensor(32) for name in OPENAI_MARKS}
-    clip_file(weights, {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1, "head_width": 64}, **marks)
-    named = {"image_encoder_type": str(weights), "output_grid": False, "stored_as": "float32"}
-    cache = extracted(tmp_path / "f", image_tsv, **named)
-    origin = cache.description.origin
-    assert (origin.output, origin.transform.resolution, cache.tokens, cache.width) == ("pooled", 32, 1, 24)
-    encoder = (
-        build_image_encoder(ImageEncoderConfig(name=str(weights), output="pooled"), weights)
-        .eval()
-        .requires_grad_(False)
-    )
+    vision = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1, "head_width": 64}
+    clip_file(weights, vision, embed_dim=12, **marks)
+    return weights, {"image_encoder_type": str(weights), "output_grid": False, "stored_as": "float32"}
+
+
+def test_an_encoder_by_its_name_gives_grid_or_pooled(named_encoder, image_tsv, tmp_path):
+    weights, keys = named_encoder
+    pooled = extracted(tmp_path / "f", image_tsv, **keys)
+    assert (pooled.description.origin.output, pooled.tokens, pooled.width) == ("pooled", 1, 12)
+    assert pooled.description.origin.transform.resolution == 32
+    grid = extracted(tmp_path / "g", image_tsv, image_encoder_type=str(weights), input_resolution=48)
+    assert (grid.description.origin.output, grid.tokens, grid.width) == ("grid", 10, 64)
+    assert grid.description.origin.transform.resolution == 48
+
+
+def test_features_of_an_encoder_by_its_name_are_those_of_a_captioner_that_refers_to_it(
+    models, named_encoder, image_tsv, tmp_path
+):
+    weights, keys = named_encoder
+    cache = extracted(tmp_path / "f", image_tsv, **keys)
     captioner = Captioner.load(models / "pooled", device="cpu")
-    captioner.network.image_encoder = encoder
-    captioner.config = replace(captioner.config, transform=origin.transform)
-    source = ImageTsvSource(image_tsv, None, captioner.reader)
-    direct = captioner.encode_many([source.read(row).pixels for row in range(5)], 2)
-    assert np.array_equal(cache.block.values, direct.values.numpy())
-    grid = extracted(tmp_path / "g", image_tsv, image_encoder_type=str(weights))
-    assert (grid.tokens, grid.width) == (5, 64)
+    frozen = ImageEncoderConfig(name=str(weights), output="pooled", weights=WeightsSource(str(weights)))
+    captioner.network.image_encoder = build_image_encoder(frozen, weights)
+    transform = cache.description.origin.transform
+    captioner.config = replace(captioner.config, image_encoder=frozen, transform=transform)
+    captioner.save(tmp_path / "model")
+    given = {"model_path": str(tmp_path / "model")}
+    from_images = captioned(tmp_path / "i.tsv", image_tsv=image_tsv, **given)
+    assert captioned(tmp_path / "f.tsv", features=str(tmp_path / "f"), **given) == from_images
+    assert len(set(from_images.splitlines())) == 5
+
+
+def test_features_for_an_old_tools_file(shared_data, image_tsv, tmp_path):
+    old = shared_data / "legacy" / "kevin_vit_pooled_mlp_gpt2"
+    given = {"model_path": str(old / "model_4.pt"), "language_model": str(old / "lm")}
+    cache = extracted(tmp_path / "f", image_tsv, stored_as="float32", **given)
+    assert not cache.description.origin.transform.exif
+    from_images = captioned(tmp_path / "i.tsv", image_tsv=image_tsv, **given)
+    assert captioned(tmp_path / "f.tsv", features=str(tmp_path / "f"), **given) == from_images
 
 
 def test_another_command_on_unfinished_parts_is_refused(models, image_tsv, tmp_path, monkeypatch):
@@ -292,6 +315,7 @@ def test_a_pretrained_captioner_has_no_features_to_store(image_tsv, tmp_path):
         ({}, "missing key 'model_path' (a captioner whose image encoder is meant) or 'image_encoder_type' (an image"),
         ({"image_encoder_type": "RN50", "mapping_type": "mlp"}, "'mapping_type': goes with 'model_path', and"),
         ({"image_encoder_type": "RN50", "what": "prefix"}, "'what': a prefix is made by a captioner's mapper"),
+        ({"image_encoder_type": "RN50", "device_map": "auto"}, "'device_map': is of a captioner's language model"),
         ({"model_path": "a/b", "model_name": "GIT_BASE"}, "'model_path' and 'model_name' exclude each other"),
         ({"model_path": "a/b", "stored_as": "int8"}, "'stored_as': expected one of float16, float32"),
     ],

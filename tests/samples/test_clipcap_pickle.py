@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 from pathlib import Path
@@ -42,6 +43,21 @@ def test_each_caption_is_a_row_with_the_features_of_its_image(tmp_path: Path, dt
         assert found.values(row, key).dtype == embeddings.numpy().dtype
     with pytest.raises(DataError, match=r"a\.pkl: caption 3: the image id is 'x8', and '7' in the data"):
         found.values(2, "7")
+
+
+@pytest.mark.parametrize("name", ["ViT-B_32_train", "fp16"])
+def test_the_tools_own_files_are_read_as_it_reads_them(shared_data: Path, name: str) -> None:
+    folder = shared_data / "legacy" / "clipcap_parse_coco"
+    expected = json.loads((folder / "expected.json").read_bytes())
+    found = ClipCapPickle(folder / f"oscar_split_{name}.pkl")
+    assert list(found.embeddings.shape) == expected["shape"] and len(found) == expected["n_captions"]
+    first = expected["first_caption"]
+    assert (found.texts(0).key, found.texts(0).captions) == (str(first["image_id"]), (first["caption"],))
+    own = pickle.loads((folder / f"oscar_split_{name}.pkl").read_bytes())  # ours, so that it may be trusted
+    for row, entry in enumerate(own["captions"]):
+        values = found.values(row, str(entry["image_id"]))
+        assert np.array_equal(values[0], own["clip_embedding"][entry["clip_embedding"]].numpy())
+        assert values.dtype == (np.float16 if name == "fp16" else np.float32)
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
