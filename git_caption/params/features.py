@@ -56,6 +56,12 @@ class CacheDescription:
 class EncoderParams(ModelParams):
     """A captioner whose image encoder is meant, or an image encoder by itself."""
 
+    image_encoder_type: str | None = key(
+        None, help="in place of model_path, an image encoder by itself: ViT-B/32, RN50, a hub id, a local file, ..."
+    )
+    output_grid: bool | None = key(None, help="that encoder gives a grid (True or None) or one pooled row (False)")
+    input_resolution: int | None = key(None, minimum=1, help="side of the image that it sees; None: its own")
+
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """A captioner or an encoder has to be said, as (keys concerned, message)."""
         if self.model_path is not None or self.model_name is not None:

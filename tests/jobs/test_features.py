@@ -21,12 +21,13 @@ from git_caption.errors import DataError, UsageError
 from git_caption.jobs.features import extract
 from git_caption.jobs.infer import single_tsv
 from git_caption.model.activation import OPENAI_MARKS
-from git_caption.model.vision import build_image_encoder
+from git_caption.model.git import TextBatch
+from git_caption.model.vision import Features, build_image_encoder
 from git_caption.params.features import ExtractParams
 from git_caption.params.infer import SingleTsvParams
 from git_caption.params.model import ImageEncoderConfig, WeightsSource
 from git_caption.params.schema import faults, parse
-from git_caption.samples.features import FeatureCache
+from git_caption.samples.features import FeatureCache, padded
 from git_caption.samples.image_tsv import ImageTsvSource
 from git_caption.samples.open_data import open_data
 from git_caption.tsv.file import TsvFile
@@ -111,6 +112,21 @@ def test_float16_features_are_within_their_rounding(models, image_tsv, tmp_path)
     assert half.block.values.nbytes * 2 == whole.block.values.nbytes
     assert np.array_equal(half.block.values, whole.block.values.astype(np.float16))
     assert np.abs(half.block.values - whole.block.values).max() <= 2**-11 * np.abs(whole.block.values).max()
+
+
+@pytest.mark.parametrize(("stored_as", "within"), [("float32", 0.0), ("float16", 1e-3)])
+def test_losses_from_features_are_those_from_images(models, image_tsv, tmp_path, stored_as, within):
+    given = {"model_path": str(models / "grid"), "test_respect_ratio_max": 640}
+    cache = extracted(tmp_path / "f", image_tsv, stored_as=stored_as, **given)
+    captioner = Captioner.load(models / "grid", device="cpu", test_respect_ratio_max=640)
+    source = ImageTsvSource(image_tsv, None, captioner.reader)
+    direct = captioner.encode_many([source.read(row).pixels for row in range(5)], 2)
+    values, mask = padded([cache[row].values for row in range(5)])
+    stored = Features(torch.from_numpy(values), torch.from_numpy(mask))
+    batch = TextBatch([[1, 2]] * 5, [[5, 6, 7], [8], [9, 10], [11, 12], [13]])
+    with torch.inference_mode():
+        losses = [-captioner.network.token_logprobs(features, batch).sum() / 9 for features in (direct, stored)]
+    assert abs(losses[0] - losses[1]) <= within * losses[0]
 
 
 @pytest.mark.parametrize("what", ["features", "prefix"])
