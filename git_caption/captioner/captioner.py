@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 
 from git_caption.captioner import checkpoint
+from git_caption.captioner.encoding import encoded_in_batches, preparation
 from git_caption.captioner.groups import in_groups
 from git_caption.captioner.loading import Dtype, device_of, dtype_of, load, pretrained_folder
 from git_caption.decoding.generate import Generated, Identity, generate
 from git_caption.errors import DataError, UsageError
 from git_caption.images.processor import Preparation
 from git_caption.images.reader import Frames, ImageReader, Picture
-from git_caption.images.transform import Transform, normalise
+from git_caption.images.transform import normalise
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
 from git_caption.model.quantization import Quantization
-from git_caption.model.vision import Features
+from git_caption.model.vision import Features, Prefix
 from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
 from git_caption.params.infer import MappingType, ModelParams
 from git_caption.params.model import CaptionerConfig
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from git_caption.model.pretrained import PretrainedNetwork
     from git_caption.params.pretrained import PretrainedConfig
 
-__all__ = ["Captioner", "Features", "Generated", "Identity", "Picture"]
+__all__ = ["Captioner", "Features", "Generated", "Identity", "Picture", "Prefix"]
 
 Pixels = npt.NDArray[np.uint8] | Tensor
 BATCH_SIZE = 32
@@ -240,12 +241,7 @@ class Captioner:
 
     def encode_many(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
         """The features of one or more images uint8[3, H, W], `batch_size` of one shape at once, padded where needed."""
-
-        def of(batch: list[int]) -> list[Features]:
-            found = self.encode(np.stack([pixels[index] for index in batch]))
-            return [Features(values[None], mask[None]) for values, mask in zip(found.values, found.mask, strict=True)]
-
-        return Features.joined(in_groups(_batches([image.shape for image in pixels], batch_size), of))
+        return encoded_in_batches(self.encode, pixels, batch_size)
 
     def encode_frames(self, pixels: Pixels) -> Features:
         """The features of one video of F frames uint8[F, 3, R, R], as those of one image.
@@ -314,9 +310,7 @@ class Captioner:
     def transform(self) -> Preparation:
         """From an RGB picture to pixels, uint8[3, R, R] or of the picture's own shape; needs no torch."""
         config, network = self.own_parts()
-        chosen = config.transform
-        cell = network.image_encoder.cell or 1
-        return Transform(chosen.resolution, chosen.interpolation, chosen.resize, chosen.longest, cell)
+        return preparation(config.transform, network.image_encoder)
 
     @property
     def reader(self) -> ImageReader:
@@ -372,16 +366,6 @@ def _count(images: Sequence[Frames]) -> int:
     if isinstance(images, Picture):
         raise UsageError(f"images is one {type(images).__name__}; expected a list of images: [image]")
     return len(images)
-
-
-def _batches(shapes: Sequence[tuple[int, ...]], batch_size: int) -> list[tuple[Any, int]]:
-    """For each image the batch it is in: of one shape, and of at most `batch_size`; a function of these alone."""
-    seen: dict[tuple[int, ...], int] = {}
-    batches = []
-    for shape in shapes:
-        batches.append((shape, seen.get(shape, 0) // batch_size))
-        seen[shape] = seen.get(shape, 0) + 1
-    return batches
 
 
 def _runs_as_it_is(folder: Path, told: Mapping[str, Any]) -> None:

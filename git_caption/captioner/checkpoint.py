@@ -84,8 +84,8 @@ def tokenizer_folder(folder: Path) -> Path:
     return _current(folder, TOKENIZER)
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of model.safetensors.
+def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """The tensors of model.safetensors whose names start with one of `prefixes`.
 
     Raises:
         WeightsError: it is not there or not readable.
@@ -95,7 +95,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     path = _current(folder, WEIGHTS)
     if not path.is_file():
         raise WeightsError(f"{folder}: no {WEIGHTS} beside {CONFIG}; the checkpoint is incomplete")
-    return read_tensors(path)
+    return read_tensors(path, prefixes)
 
 
 def fill(config: CaptionerConfig, network: GitNetwork, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -51,7 +51,7 @@ def load(
         tokenizer = load_tokenizer(old.language_model)
         print_of = fingerprint(config, [*sources, old.language_model], checkpoint.weights_sha256(folder))
         return config, network, tokenizer, print_of
-    folder = _directory(model.path)
+    folder = captioner_folder(model.path)
     config = checkpoint.load_config(folder)
     _contradictions(config, folder, model)
     if quantization is not None:
@@ -77,7 +77,7 @@ def pretrained_folder(path: str | Path) -> Path | None:
     """
     if Path(path).expanduser().is_file():
         return None
-    folder = _directory(str(path))
+    folder = captioner_folder(str(path))
     return None if checkpoint.is_checkpoint(folder) else folder
 
 
@@ -119,7 +119,7 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
     return known[name]
 
 
-def _directory(path: str) -> Path:
+def captioner_folder(path: str) -> Path:
     """The directory of the captioner, of ours or of transformers, that a path or hub id stands for."""
     folder = Path(path).expanduser()
     expected = "a checkpoint directory, a pretrained captioner, or a .pt file of generative-image-to-text is expected"

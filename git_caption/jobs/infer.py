@@ -16,19 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from git_caption.captioner.captioner import Captioner
+from git_caption.captioner.feature_origin import feature_origin
 from git_caption.captioner.loading import dtype_of
 from git_caption.decoding.generate import Generated, Identity
 from git_caption.errors import DataError, JobFailed, UsageError
 from git_caption.params import paths
 from git_caption.params.decoding import Decoding, Task
+from git_caption.params.features import FeatureOrigin, What
 from git_caption.params.infer import ChatParams, CocoParams, ModelParams, SingleImageParams, SingleTsvParams
+from git_caption.params.model import CaptionerConfig
 from git_caption.params.running import RunningParams
 from git_caption.pipeline.captioning import Captioning, caption_entries
 from git_caption.pipeline.run import Summary, run
 from git_caption.pipeline.workers import RowSource
 from git_caption.samples.coco_images import CocoImages
+from git_caption.samples.feature_rows import FeatureSource
 from git_caption.samples.image_tsv import ImageTsvSource
-from git_caption.samples.sample import ImageSample
+from git_caption.samples.sample import FeatureSample, ImageSample
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import dumps, parse_caption_row
 from git_caption.tsv.writer import write_atomically
@@ -37,7 +41,7 @@ from git_caption.tsv.writer import write_atomically
 def single_tsv(params: SingleTsvParams) -> None:
     """Caption every row of an image TSV, or answer its questions, into a TSV in the same order."""
     captioner = load_captioner(params.model, params.running, params.prompting)
-    source = ImageTsvSource(params.image_tsv, params.question_tsv, captioner.reader)
+    source = _rows(params, captioner)
     task: Task = "caption" if params.question_tsv is None else "answer"
     decoding = captioner.decoding(params.decoding, task)
     if task == "answer" and decoding.num_captions > 1:
@@ -45,6 +49,17 @@ def single_tsv(params: SingleTsvParams) -> None:
             f"'num_captions': {decoding.num_captions} asked for, but a question has one answer: leave it out"
         )
     print(_write(captioner, decoding, source, params.out_tsv, params.running, answers=task == "answer"))
+
+
+def _rows(params: SingleTsvParams, captioner: Captioner) -> ImageTsvSource | FeatureSource:
+    """The images of the job, or features in their place. Raises UsageError if these are not the captioner's."""
+    if params.features is None:
+        assert params.image_tsv is not None, "checked with the parameters"
+        return ImageTsvSource(params.image_tsv, params.question_tsv, captioner.reader)
+    source = FeatureSource(params.features, params.question_tsv)
+    origin = origin_of(params.model, captioner, source.cache.description.origin.what)
+    source.cache.check_origin(origin, params.model.path)
+    return source
 
 
 def single_image(params: SingleImageParams) -> None:
@@ -113,10 +128,23 @@ def _loaded(
     )
 
 
+def origin_of(model: ModelParams, captioner: Captioner, what: What) -> FeatureOrigin:
+    """What the captioner's features are told by, or its prefixes.
+
+    Raises UsageError for a captioner of transformers, whose features are not stored.
+    """
+    if not isinstance(captioner.config, CaptionerConfig):
+        raise UsageError(
+            f"{model.path}: a pretrained captioner, whose features are not stored; expected one of image encoder, "
+            "mapper and language model"
+        )
+    return feature_origin(captioner.config, model, what)
+
+
 def _write(
     captioner: Captioner,
     decoding: Decoding,
-    source: RowSource[ImageSample],
+    source: RowSource[ImageSample | FeatureSample],
     out: str,
     running: RunningParams,
     *,
@@ -140,7 +168,8 @@ def _write(
         captioning,
         out,
         settings,
-        num_workers=running.workers,
+        # features are there to be read: handing them from process to process would take longer
+        num_workers=0 if isinstance(source, FeatureSource) else running.workers,
         on_error=running.on_error,
         max_errors=running.max_errors,
         resume=running.resume,

@@ -64,6 +64,11 @@ JOBS = {
         "validate:ValidateDataParams",
         "look through data to train on: counts, lengths, bad rows",
     ),
+    "extract_features": _job(
+        "features:extract",
+        "features:ExtractParams",
+        "encode images once, into a feature cache to caption or train from",
+    ),
     "prefetch": _job("prefetch:prefetch", "prefetch:PrefetchParams", "fetch weights into the cache, for runs offline"),
     "make_shapes": _job("shapes:make", "shapes:ShapesDataParams", "make the embedded example's TSVs anew"),
     "help": _job("help:show", "help:HelpParams", "explain a job: its keys, their meaning, an example that runs"),

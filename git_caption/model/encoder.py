@@ -29,7 +29,7 @@ class Features:
 
     def select(self, rows: Tensor) -> Features:
         """The features of the given images (long[M]), for several prompts on one image."""
-        return Features(self.values[rows], self.mask[rows])
+        return type(self)(self.values[rows], self.mask[rows])
 
     @staticmethod
     def joined(rows: Sequence[Features]) -> Features:
@@ -38,6 +38,10 @@ class Features:
         padded = [functional.pad(row.values, (0, 0, 0, longest - row.mask.shape[1])) for row in rows]
         masks = [functional.pad(row.mask, (0, longest - row.mask.shape[1])) for row in rows]
         return Features(torch.cat(padded), torch.cat(masks))
+
+
+class Prefix(Features):
+    """Features that went through the mapper already: `values` float[B, P, D_l] and `mask` bool[B, P]."""
 
 
 class ImageEncoder(nn.Module):

@@ -21,7 +21,7 @@ from git_caption.errors import UsageError
 from git_caption.model.language import check_context, forward_keys, input_device, position_ids
 from git_caption.model.mapping import Mapper
 from git_caption.model.temporal import TemporalEmbedding
-from git_caption.model.vision import Features, ImageEncoder
+from git_caption.model.vision import Features, ImageEncoder, Prefix
 
 IGNORED = -100  # a target that is padding: no loss, log-probability 0
 
@@ -76,10 +76,15 @@ class GitNetwork(nn.Module):
         return placed
 
     def prefix(self, features: Features) -> tuple[Tensor, Tensor]:
-        """The mapped features, values float[B, P, D_l] and mask bool[B, P], in the language model's dtype and place."""
-        mapper_dtype = next(self.mapper.parameters()).dtype
-        values = self.mapper(features.values.to(mapper_dtype), features.mask)
-        mask = features.mask if self.mapper.keeps_rows else features.mask.new_ones(values.shape[:2])
+        """The mapped features, values float[B, P, D_l] and mask bool[B, P], in the language model's dtype and place.
+
+        A `Prefix` is not mapped again.
+        """
+        values, mask = features.values, features.mask
+        if not isinstance(features, Prefix):
+            mapper_dtype = next(self.mapper.parameters()).dtype
+            values = self.mapper(values.to(mapper_dtype), mask)
+            mask = mask if self.mapper.keeps_rows else mask.new_ones(values.shape[:2])
         device = input_device(self.language_model)
         return values.to(device, self._embed_tokens.weight.dtype), mask.to(device)
 

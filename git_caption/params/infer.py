@@ -105,8 +105,11 @@ class SingleImageParams:
 class SingleTsvParams:
     """Keys of `test_git_inference_single_tsv`."""
 
-    image_tsv: str = key(
-        help="image TSV: key, base64 of an image file", kind="input_file", example="data/shapes/test.img.tsv"
+    image_tsv: str | None = key(
+        None, help="image TSV: key, base64 of an image file", kind="input_file", example="data/shapes/test.img.tsv"
+    )
+    features: str | None = key(
+        None, help="in place of image_tsv: a cache of its features, as extract_features writes it", kind="input_file"
     )
     question_tsv: str | None = key(
         None,
@@ -119,6 +122,14 @@ class SingleTsvParams:
     prompting: ChatParams = group(ChatParams, "chat")
     decoding: DecodingParams = group(DecodingParams, "decoding")
     running: RunningParams = group(RunningParams, "running")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Images or features, one of the two, as (keys concerned, message)."""
+        both = ("image_tsv", "features")
+        if self.image_tsv is None and self.features is None:
+            yield both, "missing key 'image_tsv', or 'features' in its place"
+        if self.image_tsv is not None and self.features is not None:
+            yield both, "'image_tsv' and 'features' exclude each other; give one of them"
 
 
 @dataclass(frozen=True, kw_only=True)

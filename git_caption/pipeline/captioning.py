@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from git_caption.captioner.captioner import Captioner, Features, Generated, Identity
-from git_caption.errors import DataError, JobFailed
+from git_caption.captioner.captioner import Captioner, Features, Generated, Identity, Prefix
+from git_caption.errors import DataError
 from git_caption.params.decoding import Decoding
 from git_caption.pipeline.batches import plan
-from git_caption.samples.sample import Failure, ImageSample
+from git_caption.pipeline.halving import Halving
+from git_caption.samples.features import padded
+from git_caption.samples.sample import Failure, FeatureSample, ImageSample
 from git_caption.tsv.rows import Answer, CaptionRow, dumps
 
 Lines = list[list[str]]
@@ -25,9 +27,6 @@ class Captioning:
 
     What a row gets depends on the chunk and the batch size alone, unless the device's memory is too small for a batch:
     then its halves are computed one after the other.
-
-    Attributes:
-        halved: how often a batch was halved.
     """
 
     def __init__(self, captioner: Captioner, decoding: Decoding, batch_size: int, *, answers: bool) -> None:
@@ -35,15 +34,20 @@ class Captioning:
         self.decoding = decoding
         self.batch_size = batch_size
         self.answers = answers
-        self.halved = 0
+        self.halving = Halving(captioner.device)
 
-    def __call__(self, samples: list[ImageSample]) -> list[Lines | Failure]:
+    @property
+    def halved(self) -> int:
+        """How often a batch was halved."""
+        return self.halving.count
+
+    def __call__(self, samples: Sequence[ImageSample | FeatureSample]) -> list[Lines | Failure]:
         """The lines of each sample, in order; a Failure where a prompt does not fit the language model.
 
         Raises JobFailed as `texts`.
         """
         rows = [(image, prompt, identity) for image, s in enumerate(samples) for prompt, identity in self._asked(s)]
-        following = iter(self.texts([sample.pixels for sample in samples], rows))
+        following = iter(self._texts(self._features(samples), rows))
         return [self._lines(sample, following) for sample in samples]
 
     def texts(self, pixels: Sequence[npt.NDArray[np.uint8]], rows: Sequence[Row]) -> list[list[Generated] | DataError]:
@@ -53,7 +57,9 @@ class Captioning:
         """
         if not pixels:
             return []
-        features = self._encoded(pixels, min(self.batch_size, len(pixels)))
+        return self._texts(self._encoded(pixels), rows)
+
+    def _texts(self, features: Features, rows: Sequence[Row]) -> list[list[Generated] | DataError]:
         lengths = [len(self.captioner.prompt_ids(prompt)) for _, prompt, _ in rows]
         texts: list[list[Generated] | DataError] = [[]] * len(rows)
         for batch in plan(lengths, self.batch_size):
@@ -61,13 +67,16 @@ class Captioning:
                 texts[index] = found
         return texts
 
-    def _encoded(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
-        """The features of images, in smaller batches where memory is short."""
-        try:
-            return self.captioner.encode_many(pixels, batch_size)
-        except torch.OutOfMemoryError as error:
-            self._note_shortage(batch_size, error)
-        return self._encoded(pixels, batch_size // 2)  # not above: there the error holds on to memory
+    def _features(self, samples: Sequence[ImageSample | FeatureSample]) -> Features:
+        """The features of samples: those they bring, else those of their images."""
+        given = [sample for sample in samples if isinstance(sample, FeatureSample)]
+        if not given:
+            return self._encoded([sample.pixels for sample in samples if isinstance(sample, ImageSample)])
+        values, mask = (torch.from_numpy(part).to(self.captioner.device) for part in padded([s.values for s in given]))
+        return Prefix(values, mask) if given[0].what == "prefix" else Features(values, mask)
+
+    def _encoded(self, pixels: Sequence[npt.NDArray[np.uint8]]) -> Features:
+        return self.halving.encoded(self.captioner, pixels, min(self.batch_size, len(pixels)))
 
     def _generated(self, features: Features, rows: Sequence[Row]) -> list[list[Generated] | DataError]:
         """The texts of some rows; where one of them cannot be computed the rest is, one by one."""
@@ -80,21 +89,14 @@ class Captioning:
                 return [error]
             parts = [[row] for row in rows]
         except torch.OutOfMemoryError as error:
-            self._note_shortage(len(rows), error)
+            self.halving.note(len(rows), error)
             parts = [list(rows[: len(rows) // 2]), list(rows[len(rows) // 2 :])]
         del chosen
         return [found for part in parts for found in self._generated(features, part)]
 
-    def _note_shortage(self, size: int, error: torch.OutOfMemoryError) -> None:
-        if size == 1:
-            first_line = str(error).strip().splitlines()[0]
-            raise JobFailed(
-                f"the memory of {self.captioner.device} does not hold the computation of one row ({first_line}); run "
-                "the same command again where more is free"
-            ) from error
-        self.halved += 1
-
-    def _lines(self, sample: ImageSample, texts: Iterator[list[Generated] | DataError]) -> Lines | Failure:
+    def _lines(
+        self, sample: ImageSample | FeatureSample, texts: Iterator[list[Generated] | DataError]
+    ) -> Lines | Failure:
         """The output lines of a sample, from the next of `texts`; what failed is left empty."""
         if not self.answers:
             found = next(texts)
@@ -110,7 +112,7 @@ class Captioning:
                 lines.append([dumps({"question_id": asked.question_id, "answer": found[0].text, **_scores(found[0])})])
         return Failure(sample.key, "; ".join(errors), lines) if errors else lines
 
-    def _asked(self, sample: ImageSample) -> list[tuple[str, Identity]]:
+    def _asked(self, sample: ImageSample | FeatureSample) -> list[tuple[str, Identity]]:
         """The prompts about a sample, each with what its sampling is seeded by."""
         if not self.answers:
             return [(self.captioner.caption_prompt(), Identity(sample.key))]

@@ -1,8 +1,8 @@
 """Chunks of an output: committed one by one beside it, resumed, and joined when all are there.
 
-`OUT.parts/` holds `manifest.json` (what the parts were made from), `000007.tsv` (the lines of chunk 7) and
-`000007.errors.tsv` (its rows that failed, if any). A part has its name only once it is complete and on the disk. The
-output is also joined there, so that a run that is killed leaves nothing anywhere else.
+`OUT.parts/` holds `manifest.json` (what the parts were made from), `000007.tsv` (what chunk 7 gave, in the format of
+the parts) and `000007.errors.tsv` (its rows that failed, if any). A part has its name only once it is complete and on
+the disk. The output is also joined there, so that a run that is killed leaves nothing anywhere else.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from git_caption.errors import JobFailed, UsageError
 from git_caption.pipeline.lock import locked
 from git_caption.tsv.index import TEMPORARY
 from git_caption.tsv.rows import dumps
-from git_caption.tsv.writer import TsvWriter, encode, sync_folder, write_atomically
+from git_caption.tsv.writer import encode, sync_folder, write_atomically
 
 CHUNK_ROWS = 256
-
-PART = re.compile(r"(\d{6,})\.tsv")
-OURS = re.compile(r"\d{6,}(\.errors)?\.tsv|manifest\.json")
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,37 @@ class FailedRow:
         return [str(self.row + 1), self.key, " ".join(self.cause.split())]
 
 
+class PartFormat(Protocol):
+    """How what a chunk gave is written, and the output made of the chunks."""
+
+    @property
+    def suffix(self) -> str:
+        """Ends the name of a part."""
+
+    def encoded(self, outcomes: Sequence[Any], where: str) -> bytes:
+        """The part of a chunk, from what each row gave, a Failure for one that failed; the same bytes in every run.
+
+        Raises DataError naming `where` for what cannot be written.
+        """
+
+    def joined(self, parts: Sequence[Path], out: Path, scratch: Path) -> AbstractContextManager[int]:
+        """Writes the output from all parts in order, in the folder `scratch`; gives how many lines or rows it has.
+
+        It has its name, in place of an older one, once the block ends without an exception.
+        """
+
+
 class Parts:
     """The parts of one output, held by `opened`.
 
     committed: numbers of the chunks that are done. failures: the rows that failed in them.
     """
 
-    def __init__(self, out: Path, rows: int) -> None:
+    def __init__(self, out: Path, rows: int, form: PartFormat) -> None:
         self.out = out
+        self.form = form
+        self._name = re.compile(rf"(\d{{6,}}){re.escape(form.suffix)}")
+        self._ours = re.compile(rf"{self._name.pattern}|\d{{6,}}\.errors\.tsv|manifest\.json")
         self.folder = Path(f"{out}.parts")
         self.errors_path = Path(f"{out}.errors.tsv")
         self.rows = rows
@@ -88,7 +108,7 @@ class Parts:
             write_atomically(manifest, (dumps({"digest": digest, "settings": settings}) + "\n").encode())
 
     def _on_disk(self) -> set[int]:
-        return {int(found[1]) for path in self.folder.iterdir() if (found := PART.fullmatch(path.name))}
+        return {int(found[1]) for path in self.folder.iterdir() if (found := self._name.fullmatch(path.name))}
 
     def _read_manifest(self, manifest: Path) -> dict[str, Any]:
         try:
@@ -100,7 +120,7 @@ class Parts:
             ) from error
 
     def _part(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.tsv"
+        return self.folder / f"{number:06d}{self.form.suffix}"
 
     def _errors_part(self, number: int) -> Path:
         return self.folder / f"{number:06d}.errors.tsv"
@@ -112,10 +132,10 @@ class Parts:
         lines = path.read_bytes().decode("utf-8").split("\n")[:-1]
         return [FailedRow(int(row) - 1, key, cause) for row, key, cause in (line.split("\t") for line in lines)]
 
-    def commit(self, number: int, lines: Sequence[Sequence[str]], failures: Sequence[FailedRow]) -> None:
-        """Puts a chunk's lines on the disk, for good. Raises JobFailed where the disk refuses."""
+    def commit(self, number: int, outcomes: Sequence[Any], failures: Sequence[FailedRow]) -> None:
+        """Puts what a chunk's rows gave on the disk, for good. Raises JobFailed where the disk refuses."""
         where = f"{self.out}, chunk {number}"
-        encoded = b"".join(encode(columns, where) for columns in lines)
+        encoded = self.form.encoded(outcomes, where)
         errors = b"".join(encode(failure.columns(), where) for failure in failures)
         with self.writing():
             if errors:
@@ -127,17 +147,13 @@ class Parts:
         self.failures += failures
 
     def join(self) -> int:
-        """Writes the output, its indexes and `OUT.errors.tsv` from all parts in order; gives the number of lines.
+        """Writes the output and `OUT.errors.tsv` from all parts in order; gives the number of lines.
 
         Older ones stay in place until the new ones are complete. Raises JobFailed where the disk refuses.
         """
-        lines = 0
+        parts = [self._part(number) for number in range(len(self))]
         failures = sorted(self.failures, key=lambda failure: failure.row)
-        with self.writing(), TsvWriter(self.out, scratch=self.folder) as writer:
-            for number in range(len(self)):
-                part = self._part(number).read_bytes()
-                writer.write_encoded(part)
-                lines += part.count(b"\n")
+        with self.writing(), self.form.joined(parts, self.out, self.folder) as lines:
             if failures:
                 errors = (encode(failure.columns(), str(self.errors_path)) for failure in failures)
                 write_atomically(self.errors_path, b"".join(errors), scratch=self.folder)
@@ -156,7 +172,7 @@ class Parts:
         if manifest.exists():
             manifest.unlink()
             sync_folder(self.folder)
-        self._remove(OURS)
+        self._remove(self._ours)
 
     def _remove(self, names: re.Pattern[str]) -> None:
         for path in self.folder.iterdir():
@@ -183,14 +199,16 @@ class Parts:
 
 
 @contextmanager
-def opened(out: str | Path, rows: int, settings: Mapping[str, Any], *, resume: bool) -> Iterator[Parts]:
+def opened(
+    out: str | Path, rows: int, settings: Mapping[str, Any], form: PartFormat, *, resume: bool
+) -> Iterator[Parts]:
     """The parts of `out`, locked against a second run.
 
     settings: all that can change a byte of the output, as JSON can hold it.
     Raises JobFailed if another run holds them or the disk refuses, UsageError if they were made with other settings or
     `out` is a folder.
     """
-    parts = Parts(Path(out), rows)
+    parts = Parts(Path(out), rows, form)
     if parts.out.is_dir():
         raise UsageError(f"{out} is a folder, expected the name of the file to write")
     with parts.writing():

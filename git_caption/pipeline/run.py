@@ -15,12 +15,13 @@ from typing import Any, Literal, TypeVar
 from tqdm import tqdm
 
 from git_caption.errors import DataError, JobFailed, Stopped, UsageError
-from git_caption.pipeline.chunks import CHUNK_ROWS, FailedRow, Parts, opened
+from git_caption.pipeline.chunks import CHUNK_ROWS, FailedRow, PartFormat, Parts, opened
+from git_caption.pipeline.tsv_parts import TSV
 from git_caption.pipeline.workers import RowSource, read_chunks
+from git_caption.samples.inputs import identity
 from git_caption.samples.sample import Failure
 
 Item = TypeVar("Item")
-Lines = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,20 @@ class Summary:
 
 def run(
     source: RowSource[Item],
-    compute: Callable[[list[Item]], Sequence[Lines | Failure]],
+    compute: Callable[[list[Item]], Sequence[Any]],
     out: str | Path,
     settings: Mapping[str, Any],
     *,
+    form: PartFormat = TSV,
     num_workers: int,
     on_error: Literal["skip", "raise"] = "skip",
     max_errors: int | None = None,
     resume: bool = True,
 ) -> Summary:
-    """Writes `out`: the lines of every row of `source`, in the order of the rows.
+    """Writes `out`: what every row of `source` gives, in the order of the rows.
 
-    compute: takes the good rows of a chunk (256 rows), in order; gives for each its lines, or a Failure. It must depend
-    on nothing else, so that a chunk comes out the same in every run.
+    compute: takes the good rows of a chunk (256 rows), in order; gives for each what `form` writes (its lines), or a
+    Failure. It must depend on nothing else, so that a chunk comes out the same in every run.
     settings: all that can change a byte of the output, as JSON can hold it: parameters and the weights' sha256. Not
     `num_workers`, `on_error`, `max_errors` or `resume`. Size and date of the source's inputs are added here.
 
@@ -74,8 +76,8 @@ def run(
     for path in source.inputs:
         if out.exists() and out.samefile(path):
             raise UsageError(f"{out} is both input and output; expected another name for the output")
-    identity = {**settings, "inputs": [_identity(path) for path in source.inputs], "chunk_rows": CHUNK_ROWS}
-    with opened(out, len(source), identity, resume=resume) as parts, _stoppable(parts) as stopping:
+    made_from = {**settings, "inputs": [identity(path) for path in source.inputs], "chunk_rows": CHUNK_ROWS}
+    with opened(out, len(source), made_from, form, resume=resume) as parts, _stoppable(parts) as stopping:
         resumed = len(parts.committed)
         _judge(parts, parts.failures, on_error, max_errors)
         missing = (number for number in range(len(parts)) if number not in parts.committed)
@@ -84,8 +86,8 @@ def run(
         with closing(chunks), tqdm(total=len(source), initial=done, unit="row", disable=None) as progress:
             for number, items in chunks:
                 with stopping.at_once():
-                    lines, failures = _computed(items, parts.rows_of(number), compute, on_error)
-                parts.commit(number, lines, failures)
+                    outcomes, failures = _computed(items, parts.rows_of(number), compute, on_error)
+                parts.commit(number, outcomes, failures)
                 _judge(parts, failures, on_error, max_errors)
                 progress.update(len(items))
             stopping.check()
@@ -103,18 +105,13 @@ def run(
     )
 
 
-def _identity(path: Path) -> dict[str, Any]:
-    status = path.stat()
-    return {"path": str(path.resolve()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
 def _computed(
     items: list[Item | Failure],
     rows: range,
-    compute: Callable[[list[Item]], Sequence[Lines | Failure]],
+    compute: Callable[[list[Item]], Sequence[Any]],
     on_error: Literal["skip", "raise"],
-) -> tuple[list[Sequence[str]], list[FailedRow]]:
-    """The lines of a chunk, and the rows of it that failed."""
+) -> tuple[list[Any], list[FailedRow]]:
+    """What each row of a chunk gave, and those of them that failed."""
     if on_error == "raise":  # before the costly part
         _raise_first(_failed(items, rows))
     good = [item for item in items if not isinstance(item, Failure)]
@@ -122,10 +119,7 @@ def _computed(
     assert len(computed) == len(good), f"compute gave {len(computed)} results for {len(good)} rows"
     following = iter(computed)
     outcomes = [item if isinstance(item, Failure) else next(following) for item in items]
-    lines = [
-        columns for outcome in outcomes for columns in (outcome.lines if isinstance(outcome, Failure) else outcome)
-    ]
-    return lines, _failed(outcomes, rows)
+    return outcomes, _failed(outcomes, rows)
 
 
 def _failed(outcomes: Sequence[object], rows: range) -> list[FailedRow]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from git_caption.errors import DataError
 from git_caption.images.reader import ImageReader
+from git_caption.samples.question_rows import QuestionRows, placeholder
 from git_caption.samples.sample import Failure, ImageSample
 from git_caption.tsv.file import TsvFile
-from git_caption.tsv.rows import Answer, CaptionRow, Question, parse_image_row, parse_question_row
+from git_caption.tsv.rows import parse_image_row
 
 
 class ImageTsvSource:
@@ -19,18 +20,15 @@ class ImageTsvSource:
 
     def __init__(self, image_tsv: str | Path, question_tsv: str | Path | None, pixels: ImageReader) -> None:
         self.images = TsvFile(image_tsv)
-        self.questions = None if question_tsv is None else TsvFile(question_tsv)
+        self.questions = (
+            None if question_tsv is None else QuestionRows(question_tsv, len(self.images), self.images.path)
+        )
         self.pixels = pixels
-        if self.questions is not None and len(self.questions) != len(self.images):
-            raise DataError(
-                f"{self.images.path} has {len(self.images)} rows and {self.questions.path} has {len(self.questions)}; "
-                "expected one row of questions for each image, in the same order"
-            )
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files that the samples come from."""
-        return (self.images.path,) if self.questions is None else (self.images.path, self.questions.path)
+        return (self.images.path,) if self.questions is None else (self.images.path, self.questions.file.path)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,33 +44,22 @@ class ImageTsvSource:
         except DataError as error:
             columns, unreadable = [], error
         key = columns[0] if columns else _key(self.images.raw(row))
-        questions: tuple[Question, ...] = ()
+        questions = None
         if self.questions is not None:
-            try:
-                asked = parse_question_row(self.questions.columns(row), self.questions.where(row))
-            except DataError as error:
-                return Failure(key, str(error), [])
-            if columns and asked.key != key:
-                raise DataError(
-                    f"{self.questions.where(row)}: the key is {asked.key!r}, and {key!r} in {self.images.where(row)}; "
-                    "expected the same keys in the same order"
-                )
+            asked = self.questions.read(row, key, self.images.where(row) if columns else None)
+            if isinstance(asked, Failure):
+                return asked
             key, questions = asked.key, asked.questions
         try:
             if not columns:
                 raise unreadable
             image = parse_image_row(columns, self.images.where(row)).image
             try:
-                return ImageSample(key, self.pixels(image), questions)
+                return ImageSample(key, self.pixels(image), questions or ())
             except DataError as error:
                 raise DataError(f"{self.images.where(row)}: {error}") from error
         except DataError as error:
-            return Failure(key, str(error), self._placeholder(key, questions))
-
-    def _placeholder(self, key: str, questions: tuple[Question, ...]) -> list[list[str]]:
-        if self.questions is None:
-            return [CaptionRow(key, ("",)).columns()]
-        return [Answer(question.question_id, "").columns() for question in questions]
+            return Failure(key, str(error), placeholder(key, questions))
 
 
 def _key(line: bytes) -> str:

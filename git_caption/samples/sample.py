@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from git_caption.params.features import What
 from git_caption.tsv.rows import Question
 
 
@@ -20,6 +22,19 @@ class ImageSample:
 
     key: str
     pixels: npt.NDArray[np.uint8]
+    questions: tuple[Question, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSample:
+    """What an image encoder gave for an image, or a captioner's mapper, and its questions as of an ImageSample.
+
+    values: float[N, D_v]; of a prefix float[P, D_l].
+    """
+
+    key: str
+    values: npt.NDArray[np.floating[Any]]
+    what: What
     questions: tuple[Question, ...] = ()
 
 

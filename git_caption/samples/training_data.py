@@ -35,6 +35,11 @@ class TrainingSample:
     pixels: npt.NDArray[np.uint8]
     texts: Texts
 
+    @property
+    def key(self) -> str:
+        """The picture's key."""
+        return self.texts.key
+
 
 class TrainingData(Protocol):
     """A data set by row number, 0-based: one row a picture.

@@ -34,7 +34,8 @@ def test_help_tells_every_key_and_prints_the_example(name: str) -> None:
 
 def test_help_tells_types_and_defaults() -> None:
     lines = " ".join(job_help("test_git_inference_single_tsv").split())
-    assert "image_tsv image TSV: key, base64 of an image file [text; required]" in lines
+    assert "out_tsv TSV to write [text; required]" in lines
+    assert "image_tsv image TSV: key, base64 of an image file [text; default None]" in lines
     assert (
         "batch_size images, or prompts about them, computed at once [a whole number of at least 1; default 32]" in lines
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,12 @@ def squares(computed: list[int] | None = None, power: int = 2) -> Any:
     return compute
 
 
-def ended_at(touch: int, out: Path) -> int:
-    """Run in a child that ends before its touch of that number; its exit status: 9 if it came so far, else 0."""
+def write_squares(out: Path) -> None:
+    run(Numbers(), squares(), out, {"power": 2}, num_workers=0)
+
+
+def ended_at(touch: int, out: Path, write: Callable[[Path], object] = write_squares) -> int:
+    """Write in a child that ends before its touch of that number; its exit status: 9 if it came so far, else 0."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -66,7 +70,7 @@ def ended_at(touch: int, out: Path) -> int:
     try:
         sys.addaudithook(hook)
         os.fsync = counted_sync
-        run(Numbers(), squares(), out, {"power": 2}, num_workers=0)
+        write(out)
         os._exit(0)
     finally:
         os._exit(1)  # whatever happens, the child is not to go on with the tests

@@ -1,0 +1,68 @@
+"""What the features of a captioner are told by, so that a cache of them is not taken for another's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from git_caption.captioner import checkpoint, hub
+from git_caption.captioner.legacy import git_tool
+from git_caption.captioner.loading import captioner_folder
+from git_caption.errors import UsageError
+from git_caption.params.features import FeatureOrigin, What
+from git_caption.params.infer import ModelParams
+from git_caption.params.model import CaptionerConfig
+from git_caption.params.schema import to_dict
+
+
+def feature_origin(config: CaptionerConfig, model: ModelParams | None, what: What = "features") -> FeatureOrigin:
+    """The origin of a captioner's features, or of its prefixes.
+
+    A frozen encoder is told by its weights' own sha256, so that it is the same one in every checkpoint that refers to
+    it; one that is stored in a checkpoint by its tensors there, whatever else was trained since.
+
+    Args:
+        config: the captioner's.
+        model: where it was loaded from; None for one that is new.
+        what: which of the two.
+
+    Raises:
+        UsageError: a part is new, so that it has no weights to be told by.
+        WeightsError: the weights cannot be read.
+    """
+    encoder = config.image_encoder
+    if encoder.weights is None:
+        weights = _stored_sha256(model, "image_encoder.", encoder.architecture or {})
+    else:
+        source = encoder.weights
+        weights = source.sha256 or checkpoint.weights_sha256(hub.resolve_encoder(source.id, source.revision))
+    return FeatureOrigin(
+        image_encoder=encoder.name,
+        weights=weights,
+        output=encoder.output,
+        keep_class_token=encoder.keep_class_token or encoder.output == "pooled",
+        transform=config.transform,
+        mapper=_stored_sha256(model, "mapper.", to_dict(config.mapper)) if what == "prefix" else None,
+    )
+
+
+def _stored_sha256(model: ModelParams | None, part: str, described: Mapping[str, Any]) -> str:
+    """The sha256 of a part that the captioner's own file holds, and of what its tensors do not say."""
+    if model is None:
+        raise UsageError(f"features: the {part.rstrip('.').replace('_', ' ')} is new, it has none that could be stored")
+    path = Path(model.path).expanduser()
+    if path.is_file():
+        tensors = git_tool.read(path, model).tensors
+    else:
+        tensors = checkpoint.read_weights(captioner_folder(model.path), (part,))
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        if name.startswith(part):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
