@@ -74,8 +74,8 @@ def run(
     for path in source.inputs:
         if out.exists() and out.samefile(path):
             raise UsageError(f"{out} is both input and output; expected another name for the output")
-    identity = {**settings, "inputs": [_identity(path) for path in source.inputs], "chunk_rows": CHUNK_ROWS}
-    with opened(out, len(source), identity, resume=resume) as parts, _stoppable(parts) as stopping:
+    fixed = {**settings, "inputs": [identity(path) for path in source.inputs], "chunk_rows": CHUNK_ROWS}
+    with opened(out, len(source), fixed, resume=resume) as parts, _stoppable(parts) as stopping:
         resumed = len(parts.committed)
         _judge(parts, parts.failures, on_error, max_errors)
         missing = (number for number in range(len(parts)) if number not in parts.committed)
@@ -103,7 +103,8 @@ def run(
     )
 
 
-def _identity(path: Path) -> dict[str, Any]:
+def identity(path: Path) -> dict[str, Any]:
+    """What tells a file from another one, and from itself after a change."""
     status = path.stat()
     return {"path": str(path.resolve()), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
