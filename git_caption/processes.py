@@ -15,6 +15,8 @@ LAUNCHERS = (
     ("PMI_RANK", "PMI_SIZE"),
 )
 
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
 
 def rank() -> int:
     """This process's number, from 0."""
@@ -37,6 +39,24 @@ def require_one(program: str) -> None:
             f"{program} runs as one process for now, and a launcher started {world_size()} of it (this is number "
             f"{rank()}): start one"
         )
+
+
+def as_torchrun() -> None:
+    """Put what another launcher said into the environment as torchrun does, for torch reads it there.
+
+    Raises:
+        UsageError: there are several processes, and nothing says where the first one can be met.
+    """
+    number, size = _rank_and_size()
+    if size == 1:
+        return
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UsageError(
+            f"{size} processes were started without {' and '.join(missing)}: set the first one's host and a free port, "
+            "or start them with torchrun"
+        )
+    local = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), "0")
+    os.environ.update(RANK=str(number), WORLD_SIZE=str(size), LOCAL_RANK=local)
 
 
 def _rank_and_size() -> tuple[int, int]:

@@ -36,8 +36,16 @@ class TrainingParams:
     """One run of `train.py`."""
 
     output_dir: str = key(help="checkpoint directory to write; one that holds a model is refused", kind="output_dir")
-    image_tsv: str = key(help="pictures: key, base64 of an image file", kind="input_file")
-    caption_tsv: str = key(help="captions: key, JSON list of {'caption': ...}", kind="input_file")
+    data: str | None = key(
+        None,
+        help="the data set: a folder, table, tars or hub id in any format that validate_data knows; or image_tsv",
+        kind="data",
+    )
+    split: str | None = key(None, help="which part of `data`, where it has several; None: its train split")
+    image_column: str | None = key(None, help="column of a table that holds the images; None: found by its name")
+    caption_column: str | None = key(None, help="column of a table that holds the captions; None: found by its name")
+    image_tsv: str | None = key(None, help="pictures: key, base64 of an image file", kind="input_file")
+    caption_tsv: str | None = key(None, help="captions: key, JSON list of {'caption': ...}", kind="input_file")
     question_tsv: str | None = key(
         None,
         help="questions: key, JSON list of {'question': ..., 'answers': [{'answer': ...}]}; trained with the captions",
@@ -65,7 +73,8 @@ class TrainingParams:
     train_image_encoder: bool = key(False, help="train the image encoder too")
     train_language_model: bool = key(False, help="train the language model too")
     epochs: float = key(1.0, above=0, help="passes over the pictures; may be a fraction")
-    bs: int = key(32, minimum=1, help="pictures in a step", aliases=("batch_size",))
+    bs: int = key(32, minimum=1, help="pictures that a process computes at once", aliases=("batch_size",))
+    accumulation: int = key(1, minimum=1, help="batches whose gradients make one step, for memory too small for bs")
     lr: float = key(2e-5, above=0, help="highest learning rate of AdamW")
     image_encoder_lr: float | None = key(
         None, above=0, help="the image encoder's own, where it is trained; None: as lr"
@@ -79,10 +88,23 @@ class TrainingParams:
     seed: int = key(0, minimum=0, help="of the weights, the order and the captions drawn")
     num_workers: int = key(1, minimum=0, help="processes that read and decode")
     device: str = key("auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
+        "auto", help="of the computation, weights that are trained stay float32; auto: float32 on a CPU, else bfloat16"
+    )
+    on_error: Literal["skip", "raise"] = key(
+        "skip", help="a picture that cannot be read: skip leaves it out and lists it in skipped.tsv, raise ends the run"
+    )
+    max_errors: int | None = key(None, minimum=0, help="the run fails past so many skipped pictures; None: no bound")
+    save_every: int = key(500, minimum=1, help="steps between two saves that a stopped run can go on from")
+    keep: int = key(2, minimum=1, help="saves that are kept")
+    resume: Literal["auto", "none"] = key(
+        "auto", help="auto goes on from the last save of a stopped run of the same command; none drops it"
+    )
     log_every: int = key(50, minimum=1, help="steps between two lines of journal.csv")
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Parts that are missing, given twice or cannot train together, as (keys concerned, message)."""
+        """Data or parts that are missing, given twice or cannot train together, as (keys concerned, message)."""
+        yield from self._check_data()
         if self.init_from is not None:
             for name in ("image_encoder", "language_model", "mapper", "input_resolution"):
                 if getattr(self, name) is not None:
@@ -103,3 +125,16 @@ class TrainingParams:
         if self.train_language_model and self.language_model and self.language_model.quantization != "none":
             message = "'train_language_model': a language model in 8 or 4 bits cannot be trained, only kept frozen"
             yield ("train_language_model", "language_model"), message
+
+    def _check_data(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        for name in ("image_tsv", "caption_tsv", "question_tsv"):
+            if self.data is not None and getattr(self, name) is not None:
+                yield ("data", name), f"'data' and {name!r} exclude each other; give one of them"
+        if self.data is None:
+            for name in ("split", "image_column", "caption_column"):
+                if getattr(self, name) is not None:
+                    yield ("data", name), f"{name!r}: chooses from 'data', and there is none"
+            if self.image_tsv is None:
+                yield ("data", "image_tsv"), "missing key 'data', or 'image_tsv' and 'caption_tsv': what to train on"
+            elif self.caption_tsv is None:
+                yield ("image_tsv", "caption_tsv"), "missing key 'caption_tsv': the captions of 'image_tsv'"

@@ -97,7 +97,7 @@ class Parts:
             if earlier["digest"] != digest:
                 raise UsageError(
                     f"{self.folder} holds the parts of an unfinished run with other settings "
-                    f"({_differences(earlier['settings'], settings)}); run it again as it was to finish it, or give "
+                    f"({differences(earlier['settings'], settings)}); run it again as it was to finish it, or give "
                     "'resume': False to drop them and start anew"
                 )
             self.committed = self._on_disk()
@@ -222,7 +222,8 @@ def opened(
         parts.folder.rmdir()
 
 
-def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What settings differ in, in words: the first four, with both values."""
     before, after = dict(_flat(earlier)), dict(_flat(now))
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     shown = [f"{name}: {before.get(name)} then, {after.get(name)} now" for name in names[:4]]

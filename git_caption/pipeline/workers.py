@@ -29,6 +29,7 @@ SLICE_ROWS = 8
 CHUNKS_AHEAD = 2
 POLL_SECONDS = 0.2
 HANG_SECONDS = 300.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is Slurm's early warning
 
 
 class RowSource(Protocol[Item_co]):
@@ -58,7 +59,7 @@ _worker: _Worker[object] = _Worker()
 
 def _start(packed: bytes, leash: Connection, hang_seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the main process decides
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     _worker.packed, _worker.hang_seconds = packed, hang_seconds
 
     def end_with_the_main_process() -> None:
@@ -79,13 +80,10 @@ def _read(rows: range) -> list[object]:
         faulthandler.cancel_dump_traceback_later()
 
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
-
-
 @contextmanager
-def _signals_held() -> Iterator[None]:
+def signals_held() -> Iterator[None]:
     """Processes started inside begin with the stopping signals held back, until they know what to do with them."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
@@ -125,7 +123,7 @@ def read_chunks(
     try:
         while True:
             for ahead in islice(numbers, CHUNKS_AHEAD + 1 - len(window)):
-                with _signals_held():
+                with signals_held():
                     window.append((ahead, [(rows, _submitted(pool, rows)) for rows in _slices(rows_of(ahead))]))
             if not window:
                 break

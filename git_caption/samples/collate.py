@@ -26,10 +26,11 @@ T = TypeVar("T")
 class Batch:
     """B pictures and M texts about them.
 
-    pixels: uint8[B, 3, R, R]. images: long[M], the picture of each text. prompt_ids, target_ids: M lists; a target
-    ends with the end token.
+    keys: of the pictures. pixels: uint8[B, 3, R, R]. images: long[M], the picture of each text. prompt_ids, target_ids:
+    M lists; a target ends with the end token.
     """
 
+    keys: list[str]
     pixels: Tensor
     images: Tensor
     prompt_ids: list[list[int]]
@@ -45,12 +46,12 @@ class Collate:
     captions: int
     questions: int
 
-    def __call__(self, samples: Sequence[TrainingSample], rng: random.Random) -> Batch:
-        """The batch of these samples; the same `rng` draws the same texts."""
+    def __call__(self, samples: Sequence[tuple[TrainingSample, random.Random]]) -> Batch:
+        """The batch of these samples, each with what draws its texts; of no sample the batch is empty."""
         images: list[int] = []
         prompts: list[list[int]] = []
         targets: list[list[int]] = []
-        for number, sample in enumerate(samples):
+        for number, (sample, rng) in enumerate(samples):
             texts = sample.texts
             drawn = [(self.prompt.caption, caption) for caption in _draw(texts.captions, self.captions, rng)]
             for asked in _draw(texts.questions, self.questions, rng):
@@ -59,8 +60,10 @@ class Collate:
                 images.append(number)
                 prompts.append(prompt_ids(self.tokenizer, self.prompt, prompt))
                 targets.append(encode_target(self.tokenizer, target, after_prompt=begins_word(self.prompt, prompt)))
-        pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
-        return Batch(pixels, torch.tensor(images), prompts, targets)
+        pictures = [sample.pixels for sample, _ in samples]
+        pixels = torch.from_numpy(np.stack(pictures)) if pictures else torch.empty(0, dtype=torch.uint8)
+        keys = [sample.texts.key for sample, _ in samples]
+        return Batch(keys, pixels, torch.tensor(images), prompts, targets)
 
 
 def _draw(items: Sequence[T], count: int, rng: random.Random) -> list[T]:

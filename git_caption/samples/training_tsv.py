@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from git_caption.errors import DataError
-from git_caption.images.decode import decode
-from git_caption.images.transform import Transform
-from git_caption.samples.training_data import Texts, TrainingSample
+from git_caption.samples.training_data import Texts
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import parse_caption_row, parse_image_row, parse_question_row
 
@@ -18,7 +15,7 @@ KEY_SHOWN = 80  # characters of a key in a message: in a row without tabs all of
 class TrainingTsv:
     """Samples by row number, 0-based; the files are opened again in each process that reads. Fulfils `TrainingData`.
 
-    Memory: the indexes, 8 bytes a row and file, mapped from the disk. Only `samples[row]` needs the transform.
+    Memory: the indexes, 8 bytes a row and file, mapped from the disk.
 
     Raises DataError if the files have different numbers of rows and, when a row is read, if it is broken, its keys
     differ, or a question has no answer.
@@ -27,17 +24,10 @@ class TrainingTsv:
     kind = "image TSV and caption TSV"
     missing = 0
 
-    def __init__(
-        self,
-        image_tsv: str | Path,
-        caption_tsv: str | Path,
-        question_tsv: str | Path | None,
-        transform: Transform | None = None,
-    ) -> None:
+    def __init__(self, image_tsv: str | Path, caption_tsv: str | Path, question_tsv: str | Path | None = None) -> None:
         self.images = TsvFile(image_tsv)
         self.captions = TsvFile(caption_tsv)
         self.questions = TsvFile(question_tsv) if question_tsv is not None else None
-        self.transform = transform
         for other in (self.captions, self.questions):
             if other is not None and len(other) != len(self.images):
                 raise DataError(
@@ -53,14 +43,6 @@ class TrainingTsv:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def __getitem__(self, row: int) -> TrainingSample:
-        texts, image = self.texts(row), self.image(row)
-        assert self.transform is not None, "samples need the transform"
-        try:
-            return TrainingSample(self.transform(decode(image)), texts)
-        except DataError as error:
-            raise DataError(f"{_read(self.images, row)[1]}: {error}") from error
 
     def texts(self, row: int) -> Texts:
         """What is said about the picture of a row, without reading the picture."""
@@ -93,10 +75,6 @@ class TrainingTsv:
     def where(self, row: int) -> str:
         """Image TSV and row, 1-based."""
         return self.images.where(row)
-
-    def all_texts(self) -> Iterator[Texts]:
-        """The texts of every row, in order."""
-        return (self.texts(row) for row in range(len(self)))
 
 
 def _read(file: TsvFile, row: int) -> tuple[list[str], str]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from git_caption import command_line, processes
 from git_caption.errors import UsageError
 from git_caption.params.literal import parse_file
 from git_caption.params.schema import describe, parse
 from git_caption.params.training import TrainingParams
+
+if TYPE_CHECKING:
+    from git_caption.samples.training_data import TrainingData
+
+# What of the parameters does not change a number that the run computes.
+INDIFFERENT = ("output_dir", "num_workers", "log_every", "save_every", "keep", "resume", "on_error", "max_errors")
 
 DESCRIPTION = """\
 Train a captioner: an image encoder, a mapper and a language model, each new or pretrained, frozen or trained.
@@ -20,8 +28,10 @@ Train a captioner: an image encoder, a mapper and a language model, each new or 
 """
 
 EPILOG = """\
-Exit codes: 0 done; 1 the run failed; 2 the command or its parameters are wrong; 75 stopped by a signal, the same
-command begins anew.
+A stopped run goes on from its last save: give the same command again. On several GPUs or machines: torchrun train.py.
+
+Exit codes: 0 done; 1 the run failed; 2 the command or its parameters are wrong; 75 stopped by a signal with the state
+saved, the same command goes on.
 """
 
 
@@ -37,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command_line.run(
         lambda arguments: train(parse_command(arguments)),
         argv,
-        stopped="stopped before the end: the same command begins anew, for training does not go on from its middle yet",
+        stopped="stopped before the end: the same command goes on from the last save, if there is one",
     )
 
 
@@ -62,46 +72,84 @@ def parse_command(arguments: Sequence[str]) -> TrainingParams:
 
 
 def train(params: TrainingParams) -> None:
-    """Run one training and write its output directory.
+    """Run one training and write its output directory; on every process of a launcher.
 
     Raises:
-        UsageError: the directory holds a model already.
+        UsageError: the directory holds a model already, or the saves of a run with other settings.
+        Stopped: by a signal, with the state saved.
     """
-    processes.require_one("train.py")
+    processes.as_torchrun()
     out = Path(params.output_dir)
-    _require_no_model(out)
+    from git_caption.training.state import Saves
+
+    data = _opened(params)
+    saves = Saves(out, _settings(params, data.inputs), params.keep)
+    if params.resume == "none" and processes.rank() == 0:
+        saves.remove()
+    if not saves.steps():
+        _require_no_model(out)
     import torch
 
     from git_caption.captioner import checkpoint
-    from git_caption.captioner.loading import device_of
+    from git_caption.images.reader import ImageReader
     from git_caption.images.transform import Transform
     from git_caption.params.model import PromptConfig
     from git_caption.samples.collate import Collate
-    from git_caption.samples.steps import TrainingSteps
-    from git_caption.samples.training_tsv import TrainingTsv
+    from git_caption.samples.steps import Share, TrainingSteps
+    from git_caption.samples.training_data import TrainingSamples
     from git_caption.training import loop, parts
-    from git_caption.training.objectives import CaptionObjective, ContrastiveObjective
+    from git_caption.training.device import accelerator_of
+    from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, Objective
 
-    device = device_of(params.device)
+    accelerator = accelerator_of(params.device, params.precision)
+    device = accelerator.device
     torch.manual_seed(params.seed)
     out.mkdir(parents=True, exist_ok=True)
     pixels = parts.transform_config(params)
-    transform = Transform(pixels.resolution, pixels.interpolation, pixels.resize)
-    samples = TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv, transform)
+    reader = ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
+    built: parts.Parts | None = None
+    objective: Objective
     if params.objective == "contrastive":
-        tokenizer = parts.build_tokenizer(params, samples)
-        image_encoder, clip_text = parts.build_clip(params, tokenizer, device)
+        tokenizer = parts.build_tokenizer(params, data)
+        objective = ContrastiveObjective(*parts.build_clip(params, tokenizer, device))
         collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
-        steps = TrainingSteps(samples, collate, params.bs, params.seed)
-        loop.run(ContrastiveObjective(image_encoder, clip_text), steps, params, pixels, device, _say)
-        _save_encoder(image_encoder, out)
     else:
-        built = parts.build_parts(params, samples, device)
+        built = parts.build_parts(params, data, device)
+        objective = CaptionObjective(built.network)
         collate = Collate(built.tokenizer, built.config.prompt, params.captions_per_image, params.questions_per_image)
-        steps = TrainingSteps(samples, collate, params.bs, params.seed)
-        loop.run(CaptionObjective(built.network), steps, params, pixels, device, _say)
-        checkpoint.save(built.config, built.network, built.tokenizer, out)
-    print(f"wrote {out}")
+    share = Share(params.bs, params.accumulation, accelerator.process_index, accelerator.num_processes)
+    steps = TrainingSteps(TrainingSamples(data, reader), collate, share, params.seed)
+    summary = loop.run(objective, steps, params, pixels, accelerator, saves, _say)
+    if accelerator.is_main_process:
+        if built is None:
+            _save_encoder(objective.get_submodule("image_encoder"), out)
+        else:
+            checkpoint.save(built.config, built.network, built.tokenizer, out)
+        saves.remove()
+        print(f"{summary}\nwrote {out}")
+
+
+def _opened(params: TrainingParams) -> TrainingData:
+    from git_caption.samples.open_data import open_data
+    from git_caption.samples.training_tsv import TrainingTsv
+
+    if params.image_tsv is not None and params.caption_tsv is not None:
+        return TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv)
+    assert params.data is not None, "checked with the parameters"
+    return open_data(
+        params.data, split=params.split, image_column=params.image_column, caption_column=params.caption_column
+    )
+
+
+def _settings(params: TrainingParams, inputs: Sequence[Path]) -> dict[str, Any]:
+    """All that decides what a run computes, as JSON can hold it."""
+    from git_caption.samples.inputs import identity
+
+    settings = {name: value for name, value in asdict(params).items() if name not in INDIFFERENT}
+    settings["inputs"] = [identity(path) for path in inputs]
+    settings["processes"] = processes.world_size()
+    found: dict[str, Any] = json.loads(json.dumps(settings))
+    return found
 
 
 def _read(config: str) -> dict[str, Any]:

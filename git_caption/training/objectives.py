@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,60 +17,77 @@ from git_caption.samples.collate import Batch
 BUCKETS = 4  # texts of like length go through the language model together: little of it is padding
 
 
-class Objective(Protocol):
-    """A loss and the modules behind it."""
+class Objective(nn.Module):
+    """A loss and the modules behind it.
 
-    @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        """What is trained, as far as it requires gradients."""
-        ...
+    A loss is a sum over what is counted; the loop divides it by the count of the whole step, over batches and
+    processes, so that it does not depend on how the step is shared out.
+    """
 
-    def loss(self, pixels: Tensor, batch: Batch) -> Tensor:
-        """The loss of a batch, a scalar; `pixels` are float32[B, 3, R, R], normalised, on the objective's device."""
-        ...
+    def count(self, batch: Batch) -> int:
+        """How many terms the loss of a batch sums up."""
+        raise NotImplementedError
+
+    def forward(self, pixels: Tensor, batch: Batch) -> Tensor:
+        """The summed loss, a scalar; `pixels` are float32[B, 3, R, R], normalised, on the objective's device."""
+        raise NotImplementedError
 
 
-class CaptionObjective:
-    """Mean negative log-probability of the target tokens, given the picture and the prompt."""
+class CaptionObjective(Objective):
+    """The negative log-probability of the target tokens, given the picture and the prompt."""
 
     def __init__(self, network: GitNetwork) -> None:
+        super().__init__()
         self.network = network
-        self.modules: tuple[nn.Module, ...] = (network,)
 
-    def loss(self, pixels: Tensor, batch: Batch) -> Tensor:
-        """The sum over all target tokens divided by their number."""
+    def count(self, batch: Batch) -> int:
+        """Target tokens, the end token of each text among them."""
+        return sum(map(len, batch.target_ids))
+
+    def forward(self, pixels: Tensor, batch: Batch) -> Tensor:
+        """The sum over all target tokens."""
         features = self.network.encode(pixels)
         total = pixels.new_zeros(())
         for rows in _buckets([len(p) + len(t) for p, t in zip(batch.prompt_ids, batch.target_ids, strict=True)]):
             texts = TextBatch([batch.prompt_ids[row] for row in rows], [batch.target_ids[row] for row in rows])
             images = batch.images[rows].to(pixels.device)
             total = total - self.network.token_logprobs(features.select(images), texts).sum()
-        return total / sum(len(target) for target in batch.target_ids)
+        return total
 
 
-class ContrastiveObjective:
+class ContrastiveObjective(Objective):
     """CLIP's: each picture of a batch must find its caption among the batch's, and each caption its picture.
 
     Learning Transferable Visual Models From Natural Language Supervision, https://arxiv.org/abs/2103.00020.
     """
 
     def __init__(self, image_encoder: ImageEncoder, clip_text: ClipText) -> None:
+        super().__init__()
         self.image_encoder = image_encoder
         self.clip_text = clip_text
-        self.modules: tuple[nn.Module, ...] = (image_encoder, clip_text)
 
-    def loss(self, pixels: Tensor, batch: Batch) -> Tensor:
-        """The mean of the cross-entropies over pictures and over captions."""
+    def train(self, mode: bool = True) -> ContrastiveObjective:
+        """Also the BatchNorms: an encoder trained from nothing has no statistics to keep yet."""
+        super().train(mode)
         for module in self.image_encoder.modules():
             if isinstance(module, _BatchNorm):
-                module.train()  # an encoder trained from nothing has no statistics to keep yet
+                module.train(mode)
+        return self
+
+    def count(self, batch: Batch) -> int:
+        """Pictures."""
+        return len(batch.pixels)
+
+    def forward(self, pixels: Tensor, batch: Batch) -> Tensor:
+        """The mean of the cross-entropies over pictures and over captions, times the number of pictures."""
         images = self.image_encoder(pixels).values.squeeze(1)  # [B, D]
         captions = [target[: self.clip_text.context] for target in batch.target_ids]
         lengths = torch.tensor([len(ids) for ids in captions], device=pixels.device)
         ids = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in captions], batch_first=True)
         logits = self.clip_text.contrastive_logits(images, self.clip_text(ids.to(pixels.device), lengths))  # [B, B]
         own = torch.arange(len(logits), device=logits.device)
-        return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+        both = functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)
+        return both / 2 * len(logits)
 
 
 def _buckets(lengths: list[int]) -> Iterator[list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -16,23 +15,21 @@ from git_caption.params.training import TrainingParams
 _NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}  # as transformers calls them
 
 
-def build_optimizer(parts: Sequence[nn.Module], params: TrainingParams, steps: int) -> tuple[AdamW, LRScheduler]:
-    """AdamW over what requires gradients in `parts`.
+def build_optimizer(module: nn.Module, params: TrainingParams, steps: int) -> tuple[AdamW, LRScheduler]:
+    """AdamW over what requires gradients in `module`.
 
     Weight decay is on matrices, not on biases, norms and gains. An image encoder has its own learning rate where
     `image_encoder_lr` says so.
     """
-    encoders = [module for part in parts for module in part.modules() if isinstance(module, ImageEncoder)]
-    encoder = {id(parameter) for module in encoders for parameter in module.parameters()}
+    encoders = [part for part in module.modules() if isinstance(part, ImageEncoder)]
+    encoder = {id(parameter) for part in encoders for parameter in part.parameters()}
     groups: list[dict[str, Any]] = []
     for lr, in_encoder in ((params.lr, False), (params.image_encoder_lr or params.lr, True)):
-        trained = [
-            p for part in parts for p in part.parameters() if p.requires_grad and (id(p) in encoder) == in_encoder
-        ]
+        trained = [p for p in module.parameters() if p.requires_grad and (id(p) in encoder) == in_encoder]
         for weight_decay, is_matrix in ((params.weight_decay, True), (0.0, False)):
             chosen = [p for p in trained if (p.dim() >= 2) == is_matrix]
             if chosen:
                 groups.append({"params": chosen, "lr": lr, "weight_decay": weight_decay})
-    optimizer = AdamW(groups, lr=params.lr, betas=(0.9, 0.98))
+    optimizer = AdamW(groups, lr=params.lr, betas=(0.9, 0.98), fused=True)
     name = _NAMES[params.schedule]
     return optimizer, get_scheduler(name, optimizer, num_warmup_steps=params.warmup_steps, num_training_steps=steps)

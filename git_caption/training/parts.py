@@ -31,8 +31,7 @@ from git_caption.params.model import (
     WeightsSource,
 )
 from git_caption.params.training import TrainingParams
-from git_caption.samples.training_data import Texts
-from git_caption.samples.training_tsv import TrainingTsv
+from git_caption.samples.training_data import Texts, TrainingData
 from git_caption.text.prompts import prompt_ids, render
 from git_caption.text.tokenizer import load_tokenizer, train_bpe
 
@@ -63,9 +62,9 @@ def transform_config(params: TrainingParams) -> TransformConfig:
     return encoder_transform(params.image_encoder, _encoder_weights(params.image_encoder), params.input_resolution)
 
 
-def build_parts(params: TrainingParams, samples: TrainingTsv, device: torch.device) -> Parts:
+def build_parts(params: TrainingParams, data: TrainingData, device: torch.device) -> Parts:
     """The network of a caption run; what is not trained is frozen and referred to by its source."""
-    parts = _continued(params, device) if params.init_from is not None else _new(params, samples, device)
+    parts = _continued(params, device) if params.init_from is not None else _new(params, data, device)
     prompt_ids(parts.tokenizer, parts.config.prompt, "")  # a tokenizer without a chat template says so now
     network = parts.network
     network.mapper.requires_grad_(True)
@@ -85,13 +84,13 @@ def build_clip(
     return image_encoder.to(device), tower.to(device)
 
 
-def build_tokenizer(params: TrainingParams, samples: TrainingTsv) -> PreTrainedTokenizerBase:
+def build_tokenizer(params: TrainingParams, data: TrainingData) -> PreTrainedTokenizerBase:
     """The language model's tokenizer, or one trained on all texts of the data where the model is new."""
     if params.language_model is not None and params.language_model.architecture is None:
         source = _source(params.language_model)
         return load_tokenizer(hub.resolve_language_model(source.id, source.revision))
     prompt = params.prompt or PromptConfig()
-    texts = (text for row in samples.all_texts() for text in _as_trained(row, prompt))
+    texts = (text for row in range(len(data)) for text in _as_trained(data.texts(row), prompt))
     with TemporaryDirectory(prefix="git_caption_tokenizer_") as folder:
         return train_bpe(texts, params.vocab_size, Path(folder))
 
@@ -123,11 +122,11 @@ def _continued(params: TrainingParams, device: torch.device) -> Parts:
     return Parts(network, captioner.tokenizer, config)
 
 
-def _new(params: TrainingParams, samples: TrainingTsv, device: torch.device) -> Parts:
+def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Parts:
     """Parts that are each new or from weights of their own."""
     assert params.image_encoder is not None and params.language_model is not None, "checked with the parameters"
     transform = transform_config(params)
-    tokenizer = build_tokenizer(params, samples)
+    tokenizer = build_tokenizer(params, data)
     image_encoder, encoder_source = _image_encoder(
         params.image_encoder, transform.resolution, trained=params.train_image_encoder
     )

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -242,7 +243,10 @@ def test_a_folder_with_a_model_is_left_as_it_is(objective, found, data, tmp_path
 def test_a_run_that_fails_before_its_first_step_writes_no_part_of_a_model(data, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["--config", _config(data, out, bs=1000)]) == 1
-    assert "64 pictures do not fill one batch of 1000: lower --bs" in capsys.readouterr().err
+    assert (
+        "64 pictures do not fill one step of 1000 (batches of 1000 x accumulation 1 x processes 1): lower --bs"
+        in capsys.readouterr().err
+    )
     assert _contents(out) == {}
 
 
@@ -262,9 +266,11 @@ def test_a_row_that_cannot_be_read_is_named_in_one_line(num_workers, data, tmp_p
             writer.write(ImageRow(key, b"no picture").columns() if key == "b" else _first_row(data, key))
             said.write(CaptionRow(key, ("one",)).columns())
     changes = {"image_tsv": str(images), "caption_tsv": str(captions), "question_tsv": None}
-    assert main(["--config", _config(data, tmp_path / "run", **changes, bs=2, num_workers=num_workers)]) == 1
+    changes |= {"on_error": "raise", "bs": 2, "num_workers": num_workers}
+    assert main(["--config", _config(data, tmp_path / "run", **changes)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {images}:2 (key 'b'): ") and error.count("\n") == 1
+    assert error.startswith(f"error: {images}:2: not an image") and error.endswith("(key 'b')\n")
+    assert error.count("\n") == 1
     assert "Traceback" not in error and "worker" not in error
 
 
@@ -309,9 +315,9 @@ def test_a_stop_sent_to_all_processes_ends_with_75_and_one_line(data, tmp_path):
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert errors.startswith("error: stopped before the end: the same command begins anew")
-    assert errors.count("\n") == 1
-    assert [path.name for path in out.iterdir()] == ["journal.csv"]
+    said = rf"error: stopped by SIGTERM after step \d+ of 4000000, saved in {out}/last: run the same command again .*\n"
+    assert re.fullmatch(said, errors)
+    assert sorted(path.name for path in out.iterdir()) == ["journal.csv", "last"]
 
 
 def test_heads_that_cannot_share_the_width_are_refused_with_their_keys(data, tmp_path, capsys):

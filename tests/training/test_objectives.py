@@ -32,7 +32,7 @@ def _batch(tokenizer) -> Batch:
     source = random.Random(1)
     prompts = [tokenizer(text).input_ids for text in ["", "what is it?", "a", "", "is it red?", "", "", "how many", ""]]
     targets = [encode_target(tokenizer, source.choice(TEXTS), after_prompt=bool(prompt)) for prompt in prompts]
-    return Batch(torch.zeros(3, 3, 1, 1), torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2]), prompts, targets)
+    return Batch(["a", "b", "c"], torch.zeros(3, 3, 1, 1), torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2]), prompts, targets)
 
 
 @pytest.mark.parametrize("family", SETTINGS)
@@ -42,7 +42,8 @@ def test_the_caption_loss_is_the_mean_over_all_target_tokens_their_end_among_the
     pixels, batch = 3 * torch.randn(3, 6, dtype=torch.float64), _batch(tokenizer)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id  # an end that is taken for padding would not be learnt
 
-    loss = CaptionObjective(net).loss(pixels, batch)
+    objective = CaptionObjective(net)
+    loss = objective(pixels, batch) / objective.count(batch)
 
     with torch.no_grad():
         prefixes, _ = net.prefix(Encoder()(pixels))
@@ -64,9 +65,10 @@ def test_the_contrastive_loss_is_the_mean_cross_entropy_of_rows_and_columns():
     text = ClipText(width=8, layers=1, heads=2, context=4, vocab=10, embed_dim=6)
     pixels = torch.randn(3, 6)
     captions = [[1, 2], [3, 4, 5], [6, 7, 8, 9, 1, 2]]  # the last is longer than the context
-    batch = Batch(torch.zeros(3, 3, 1, 1), torch.arange(3), [[], [], []], captions)
+    batch = Batch(["a", "b", "c"], torch.zeros(3, 3, 1, 1), torch.arange(3), [[], [], []], captions)
 
-    loss = ContrastiveObjective(Encoder(), text).loss(pixels, batch)
+    objective = ContrastiveObjective(Encoder(), text)
+    loss = objective(pixels, batch) / objective.count(batch)
 
     texts = [text(torch.tensor([ids[:4]]), torch.tensor([min(4, len(ids))]))[0].tolist() for ids in captions]
 

@@ -40,7 +40,7 @@ class Network(nn.Module):
 def _steps(params: TrainingParams, steps: int) -> list[list[float]]:
     """Learning rates of (the mapper's matrix, the encoder's first parameter) at each step."""
     network = Network()
-    optimizer, schedule = build_optimizer([network], params, steps)
+    optimizer, schedule = build_optimizer(network, params, steps)
     rates = []
     for _ in range(steps):
         of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -68,7 +68,7 @@ def test_the_image_encoder_may_have_a_rate_of_its_own():
 
 def test_matrices_decay_and_biases_do_not_and_what_is_frozen_is_left_out():
     network = Network()
-    optimizer, _ = build_optimizer([network], PARAMS, 10)
+    optimizer, _ = build_optimizer(network, PARAMS, 10)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays[id(network.mapper.weight)] == 0.1 and decays[id(network.mapper.bias)] == 0.0
     assert id(network.frozen.weight) not in decays
@@ -77,7 +77,7 @@ def test_matrices_decay_and_biases_do_not_and_what_is_frozen_is_left_out():
 
 def test_one_step_moves_what_has_a_gradient():
     network = Network()
-    optimizer, _ = build_optimizer([network], replace(PARAMS, warmup_steps=0), 10)
+    optimizer, _ = build_optimizer(network, replace(PARAMS, warmup_steps=0), 10)
     before = network.mapper.bias.detach().clone()
     network.mapper(torch.ones(1, 16)).sum().backward()
     optimizer.step()

@@ -1,0 +1,29 @@
+"""Where and in which precision a run computes: torch's processes, devices and autocast, through accelerate."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+
+from git_caption.captioner.loading import device_of, dtype_of
+from git_caption.errors import UsageError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+MODES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def accelerator_of(device: str, precision: Precision) -> Accelerator:
+    """What places, synchronises and scales a run's computation; under a launcher each process has a GPU of its own.
+
+    Raises:
+        UsageError: a device that is not there, or one that cannot train in this precision.
+    """
+    where = device_of(device)
+    dtype = dtype_of(precision, where)
+    if dtype == torch.float16 and where.type != "cuda":
+        raise UsageError(f"'precision': float16 trains on a GPU only, not on {where}; use bfloat16 or float32")
+    if where.type == "cuda" and where.index is not None:
+        torch.cuda.set_device(where)
+    return Accelerator(cpu=where.type == "cpu", mixed_precision=MODES[dtype])

@@ -1,0 +1,285 @@
+"""How a run is shared out, stopped and gone on with: on small scenes and a network of a few thousand weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from git_caption.jobs.shapes import make
+from git_caption.params.shapes import ShapesDataParams
+from git_caption.training import state
+from git_caption.training.main import main
+from git_caption.tsv.rows import ImageRow
+from git_caption.tsv.writer import TsvWriter
+
+ROOT = Path(__file__).resolve().parents[2]
+VISION = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 16, "image_size": 32},
+}
+GPT2 = {"model_type": "gpt2", "n_positions": 128, "n_embd": 16, "n_layer": 1, "n_head": 2}
+STILL = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}  # no dropout
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    make(ShapesDataParams(out_dir=str(folder), train=64, test=4))
+    return folder
+
+
+def written(data: Path, out: Path, **changes: Any) -> str:
+    """The config file of a run of 24 steps of 8 pictures, with dropout."""
+    values = {
+        "output_dir": str(out),
+        "image_tsv": str(data / "train.img.tsv"),
+        "caption_tsv": str(data / "train.caption.tsv"),
+        "image_encoder": {"name": "custom", "architecture": VISION, "output": "grid"},
+        "language_model": {"name": "small", "architecture": GPT2},
+        "input_resolution": 32,
+        "vocab_size": 300,
+        "train_image_encoder": True,
+        "train_language_model": True,
+        "bs": 8,
+        "epochs": STEPS / 8,
+        "lr": 1e-2,
+        "warmup_steps": 2,
+        "num_workers": 0,
+        "log_every": 2,
+        "save_every": 5,
+        "device": "cpu",
+        **changes,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.parent / f"{out.name}.json"
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def journal(out: Path) -> list[dict[str, str]]:
+    """The lines of a journal, time and rate columns aside."""
+    with open(out / "journal.csv", newline="") as file:
+        return [{name: row[name] for name in ("step", "epoch", "loss", "lr")} for row in csv.DictReader(file)]
+
+
+def same(out: Path, other: Path) -> None:
+    """Two runs ended alike: journals, and every weight."""
+    assert journal(out) == journal(other)
+    assert (out / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert not (out / "last").exists()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert main(["--config", written(data, out)]) == 0
+    lines = journal(out)
+    assert [line["step"] for line in lines] == [str(step) for step in range(2, STEPS + 1, 2)]
+    assert float(lines[-1]["loss"]) < float(lines[0]["loss"]) - 0.5
+    return out
+
+
+def test_a_run_that_ends_at_any_step_goes_on_to_the_same_end(data, undisturbed, tmp_path, monkeypatch, capsys):
+    """After each save it ends anew, at a step where nothing has been saved for a while."""
+    out = tmp_path / "run"
+    config = written(data, out)
+    from git_caption.training import loop
+
+    take = loop._Run._step
+    for last in (3, 9, 14, 15, 22):
+
+        def ends(run, number, *rest, last=last):
+            if number == last + 1:
+                raise KeyboardInterrupt
+            return take(run, number, *rest)
+
+        monkeypatch.setattr(loop._Run, "_step", ends)
+        assert main(["--config", config]) == 75
+        assert [path.name for path in sorted((out / "last").glob("*"))] == [
+            f"{step:08d}.pt" for step in range(5, last + 1, 5)
+        ][-2:] or last == 3
+    monkeypatch.setattr(loop._Run, "_step", take)
+    capsys.readouterr()
+    assert main(["--config", config]) == 0
+    assert f"going on after step 20 of {STEPS}, from {out}/last" in capsys.readouterr().out
+    same(out, undisturbed)
+
+
+@pytest.mark.runs(30)
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(data, undisturbed, tmp_path, runs):
+    source = random.Random(30)
+    met = 0
+    for number in range(runs):
+        out = tmp_path / str(number) / "run"
+        command = [sys.executable, str(ROOT / "train.py"), "--config", written(data, out, num_workers=number % 2)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        while not (out / "last").exists() and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(source.uniform(0, 0.5))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        met += (out / "last").exists()
+        if (out / "last").exists():
+            assert main(["--config", written(data, out)]) == 0
+        same(out, undisturbed)
+    assert met >= 0.8 * runs, f"{met} of {runs} kills met a run under way"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_first(number, data, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    config = written(data, out, save_every=1000)
+    slowly = """
+import sys, time
+from git_caption.training import loop, main
+step = loop._Run._step
+loop._Run._step = lambda *given: (time.sleep(0.2), step(*given))[1]
+sys.exit(main.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", slowly, "--config", config]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("step 2/")
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert error.startswith(f"error: stopped by {number.name} after step ") and error.count("\n") == 1
+    assert main(["--config", config]) == 0
+    same(out, undisturbed)
+
+
+def test_saves_of_other_settings_are_refused_and_may_be_dropped(data, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    saves = state.Saves(out, {"lr": 1e-2, "bs": 8}, keep=1)
+    saves.write(5, {"step": 5})
+    assert main(["--config", written(data, out)]) == 2
+    assert "holds the saves of an unfinished run with other settings (" in capsys.readouterr().err
+    assert main(["--config", written(data, out), "--resume", "none"]) == 0
+    assert not (out / "last").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_disk_that_is_full_leaves_the_save_before(error, data, undisturbed, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    write = torch.save
+
+    def full(content, file):
+        if content["step"] == 10:
+            file.write(b"half of it")
+            raise error
+        write(content, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    assert main(["--config", written(data, out)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: cannot save to {out}/last: ") and "the save of step 5 is kept" in said
+    assert [path.name for path in (out / "last").iterdir()] == ["00000005.pt"]
+    monkeypatch.setattr(torch, "save", write)
+    assert main(["--config", written(data, out)]) == 0
+    same(out, undisturbed)
+
+
+def test_a_damaged_save_is_named(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    (out / "last").mkdir(parents=True)
+    (out / "last" / "00000005.pt").write_bytes(b"nothing of the kind")
+    assert main(["--config", written(data, out)]) == 1
+    assert f"error: {out}/last/00000005.pt cannot be read: " in capsys.readouterr().err
+
+
+def losses(out: Path) -> list[float]:
+    return [float(line["loss"]) for line in journal(out)]
+
+
+STILL_RUN = {"language_model": {"name": "small", "architecture": {**GPT2, **STILL}}, "log_every": 1, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    """A run without dropout whose steps are one batch of 8 pictures."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main(["--config", written(data, out, **STILL_RUN)]) == 0
+    return out
+
+
+@pytest.mark.parametrize(("bs", "accumulation"), [(4, 2), (1, 8)])
+def test_accumulated_steps_are_steps_of_the_whole(bs, accumulation, data, whole, tmp_path):
+    out = tmp_path / "run"
+    assert main(["--config", written(data, out, **STILL_RUN, bs=bs, accumulation=accumulation)]) == 0
+    assert losses(out) == pytest.approx(losses(whole), abs=1e-5)
+
+
+def test_two_processes_of_half_the_batch_are_one_of_the_whole(data, whole, tmp_path):
+    out = tmp_path / "run"
+    config = written(data, out, **STILL_RUN, bs=4)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    found = subprocess.run(
+        [*command, str(ROOT / "train.py"), "--config", config],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stderr
+    assert losses(out) == pytest.approx(losses(whole), abs=1e-5)
+    ours, theirs = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.allclose(ours[name], theirs[name], atol=1e-4), name
+
+
+def test_pictures_that_cannot_be_read_are_skipped_counted_and_listed(data, tmp_path, capsys):
+    images = tmp_path / "img.tsv"
+    broken = {3: "scene3", 40: "scene40"}
+    with TsvWriter(images) as writer:
+        for row, line in enumerate((data / "train.img.tsv").read_text().splitlines()):
+            key, image = line.split("\t")
+            broken |= {row: key} if row in broken else {}
+            writer.write(ImageRow(key, b"no picture").columns() if row in broken else [key, image])
+    out = tmp_path / "run"
+    changes = {"image_tsv": str(images), "epochs": 2}
+    assert main(["--config", written(data, out, **changes)]) == 0
+    assert "2 pictures skipped, listed in skipped.tsv" in capsys.readouterr().out
+    listed = [line.split("\t") for line in (out / "skipped.tsv").read_text().splitlines()]
+    assert [line[:2] for line in listed] == [[str(row + 1), key] for row, key in sorted(broken.items())]
+    assert all("not an image" in line[2] for line in listed)
+    assert main(["--config", written(data, tmp_path / "other", **changes, max_errors=1)]) == 1
+    assert "2 pictures could not be read, 'max_errors' allows 1; the first: " in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_names_the_pictures_of_its_batch(data, tmp_path, capsys):
+    assert main(["--config", written(data, tmp_path / "run", lr=1e30, warmup_steps=0)]) == 1
+    said = capsys.readouterr().err
+    keys = {line.split("\t")[0] for line in (data / "train.img.tsv").read_text().splitlines()}
+    assert (said.startswith("error: the ") and "not finite" in said) or "is nan" in said
+    assert "at step " in said and any(repr(key) in said for key in keys)
+
+
+def test_bfloat16_computes_alike_and_trains_float32_weights(data, whole, tmp_path):
+    out = tmp_path / "run"
+    config = written(data, out, **STILL_RUN, precision="bfloat16")
+    # in a process of its own, for accelerate keeps the precision of the first run of a process
+    subprocess.run([sys.executable, str(ROOT / "train.py"), "--config", config], capture_output=True, check=True)
+    assert losses(out) == pytest.approx(losses(whole), rel=0.05)
+    assert losses(out) != pytest.approx(losses(whole), abs=1e-6)
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.float32}
+
+
+def test_float16_needs_a_gpu(data, tmp_path, capsys):
+    assert main(["--config", written(data, tmp_path / "run", precision="float16")]) == 2
+    assert "'precision': float16 trains on a GPU only, not on cpu" in capsys.readouterr().err
