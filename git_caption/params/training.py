@@ -38,12 +38,18 @@ class TrainingParams:
     output_dir: str = key(help="checkpoint directory to write; one that holds a model is refused", kind="output_dir")
     data: str | None = key(
         None,
-        help="the data set: a folder, table, tars or hub id in any format that validate_data knows; or image_tsv",
+        help="the data set: a folder, table, tars or hub id in any format that validate_data knows, or a pickle of "
+        "ClipCap's parse_coco.py; in its place image_tsv",
         kind="data",
     )
     split: str | None = key(None, help="which part of `data`, where it has several; None: its train split")
     image_column: str | None = key(None, help="column of a table that holds the images; None: found by its name")
     caption_column: str | None = key(None, help="column of a table that holds the captions; None: found by its name")
+    features: str | None = key(
+        None,
+        help="what extract_features stored of the data's pictures, in their place; for an image encoder that is frozen",
+        kind="input_file",
+    )
     image_tsv: str | None = key(None, help="pictures: key, base64 of an image file", kind="input_file")
     caption_tsv: str | None = key(None, help="captions: key, JSON list of {'caption': ...}", kind="input_file")
     question_tsv: str | None = key(
@@ -138,3 +144,9 @@ class TrainingParams:
                 yield ("data", "image_tsv"), "missing key 'data', or 'image_tsv' and 'caption_tsv': what to train on"
             elif self.caption_tsv is None:
                 yield ("image_tsv", "caption_tsv"), "missing key 'caption_tsv': the captions of 'image_tsv'"
+        stored = self.features is not None or (self.data or "").endswith(".pkl")
+        if stored and (self.train_image_encoder or self.objective == "contrastive"):
+            yield (
+                ("features", "train_image_encoder", "objective"),
+                "'features': the image encoder is trained, so that its features change: leave one of the two out",
+            )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from git_caption.errors import DataError, reason
+from git_caption.errors import DataError, MissingImage, reason
 from git_caption.samples.features import Values
 from git_caption.samples.training_data import Texts, checked_texts
 
@@ -59,6 +59,10 @@ class ClipCapPickle:
         """The caption of a row; its key is the image's id. Raises DataError as `checked_texts` does."""
         key, caption, _ = self._entry(row)
         return checked_texts(key, (caption,), self.where(row))
+
+    def image(self, row: int) -> bytes:
+        """There is none. Raises MissingImage."""
+        raise MissingImage(f"{self.where(row)}: the pickle holds features and no images")
 
     def values(self, row: int, key: str) -> Values:
         """The values float16 or float32[1, D_v] of a row. Raises DataError if it has another key."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from git_caption.params.model import PromptConfig
+from git_caption.samples.feature_rows import EncodedSample
+from git_caption.samples.features import padded
 from git_caption.samples.training_data import TrainingSample
 from git_caption.text.prompts import begins_word, prompt_ids, render
 from git_caption.text.tokenizer import encode_target
@@ -26,12 +28,13 @@ T = TypeVar("T")
 class Batch:
     """B pictures and M texts about them.
 
-    keys: of the pictures. pixels: uint8[B, 3, R, R]. images: long[M], the picture of each text. prompt_ids, target_ids:
-    M lists; a target ends with the end token.
+    keys: of the pictures. seen: their pixels uint8[B, 3, R, R], or their features float[B, N, D_v] and the mask
+    bool[B, N]. images: long[M], the picture of each text. prompt_ids, target_ids: M lists; a target ends with the end
+    token.
     """
 
     keys: list[str]
-    pixels: Tensor
+    seen: Tensor | tuple[Tensor, Tensor]
     images: Tensor
     prompt_ids: list[list[int]]
     target_ids: list[list[int]]
@@ -46,7 +49,7 @@ class Collate:
     captions: int
     questions: int
 
-    def __call__(self, samples: Sequence[tuple[TrainingSample, random.Random]]) -> Batch:
+    def __call__(self, samples: Sequence[tuple[TrainingSample | EncodedSample, random.Random]]) -> Batch:
         """The batch of these samples, each with what draws its texts; of no sample the batch is empty."""
         images: list[int] = []
         prompts: list[list[int]] = []
@@ -60,10 +63,17 @@ class Collate:
                 images.append(number)
                 prompts.append(prompt_ids(self.tokenizer, self.prompt, prompt))
                 targets.append(encode_target(self.tokenizer, target, after_prompt=begins_word(self.prompt, prompt)))
-        pictures = [sample.pixels for sample, _ in samples]
-        pixels = torch.from_numpy(np.stack(pictures)) if pictures else torch.empty(0, dtype=torch.uint8)
         keys = [sample.texts.key for sample, _ in samples]
-        return Batch(keys, pixels, torch.tensor(images), prompts, targets)
+        return Batch(keys, _seen([sample for sample, _ in samples]), torch.tensor(images), prompts, targets)
+
+
+def _seen(samples: Sequence[TrainingSample | EncodedSample]) -> Tensor | tuple[Tensor, Tensor]:
+    pixels = [sample.pixels for sample in samples if isinstance(sample, TrainingSample)]
+    values = [sample.values for sample in samples if isinstance(sample, EncodedSample)]
+    if values:
+        given, mask = padded(values)
+        return torch.from_numpy(given), torch.from_numpy(mask)
+    return torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0, dtype=torch.uint8)
 
 
 def _draw(items: Sequence[T], count: int, rng: random.Random) -> list[T]:

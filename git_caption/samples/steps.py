@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from git_caption.errors import DataError
 from git_caption.samples.collate import Batch, Collate
+from git_caption.samples.feature_rows import EncodedSample, EncodedSamples
 from git_caption.samples.sample import Failure
 from git_caption.samples.training_data import TrainingSample, TrainingSamples
 
@@ -54,7 +55,7 @@ class TrainingSteps(Dataset[Step | Exception]):
     Raises DataError if there are fewer pictures than a step takes.
     """
 
-    def __init__(self, samples: TrainingSamples, collate: Collate, share: Share, seed: int) -> None:
+    def __init__(self, samples: TrainingSamples | EncodedSamples, collate: Collate, share: Share, seed: int) -> None:
         self.samples = samples
         self.collate = collate
         self.share = share
@@ -78,7 +79,7 @@ class TrainingSteps(Dataset[Step | Exception]):
             return error
 
     def _batch(self, rows: list[int], epoch: int, failed: dict[int, Failure]) -> Batch:
-        found: list[tuple[TrainingSample, random.Random]] = []
+        found: list[tuple[TrainingSample | EncodedSample, random.Random]] = []
         for row in rows:
             sample = self.samples.read(row)
             if isinstance(sample, Failure):

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from git_caption.errors import DataError, JobFailed, Stopped
 from git_caption.images.transform import normalise
+from git_caption.model.vision import Features
 from git_caption.params.model import TransformConfig
 from git_caption.params.training import TrainingParams
 from git_caption.pipeline.chunks import FailedRow
@@ -179,7 +180,7 @@ class _Run:
             # gradients of the processes are averaged, after the last batch
             syncing = nullcontext() if place + 1 == len(step.batches) else accelerator.no_sync(self.model)
             with syncing:
-                loss = self.model(self._pixels(batch), batch) / total
+                loss = self.model(self._seen(batch), batch) / total
                 accelerator.backward(loss * accelerator.num_processes)
             losses.append(loss.detach().double())
             if not math.isfinite(float(losses[-1])):
@@ -196,11 +197,16 @@ class _Run:
         self.optimizer.zero_grad()
         return value, lr, stops > 0
 
-    def _pixels(self, batch: Batch) -> Tensor:
+    def _seen(self, batch: Batch) -> Tensor | Features:
+        """What the objective takes: normalised pixels, or features."""
         if not batch.keys:
             first = next(iter(self.skipped.values()))
             raise DataError(f"no picture of a batch can be read; the first that could not be: {first.cause}")
-        pixels = normalise(batch.pixels.to(self.accelerator.device), self.transform.mean, self.transform.std)
+        device = self.accelerator.device
+        if not isinstance(batch.seen, Tensor):
+            values, mask = batch.seen
+            return Features(values.to(device), mask.to(device))
+        pixels = normalise(batch.seen.to(device), self.transform.mean, self.transform.std)
         return pixels.contiguous(memory_format=torch.channels_last)
 
     def _summed(self, value: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from git_caption.params.schema import describe, parse
 from git_caption.params.training import TrainingParams
 
 if TYPE_CHECKING:
+    from git_caption.samples.clipcap_pickle import ClipCapPickle
+    from git_caption.samples.features import FeatureCache
     from git_caption.samples.training_data import TrainingData
 
 # What of the parameters does not change a number that the run computes.
@@ -82,8 +84,9 @@ def train(params: TrainingParams) -> None:
     out = Path(params.output_dir)
     from git_caption.training.state import Saves
 
-    data = _opened(params)
-    saves = Saves(out, _settings(params, data.inputs), params.keep)
+    data, features = _opened(params)
+    files = data.inputs if features is None else (*data.inputs, features.path)
+    saves = Saves(out, _settings(params, files), params.keep)
     if params.resume == "none" and processes.rank() == 0:
         saves.remove()
     if not saves.steps():
@@ -95,6 +98,7 @@ def train(params: TrainingParams) -> None:
     from git_caption.images.transform import Transform
     from git_caption.params.model import PromptConfig
     from git_caption.samples.collate import Collate
+    from git_caption.samples.feature_rows import EncodedSamples
     from git_caption.samples.steps import Share, TrainingSteps
     from git_caption.samples.training_data import TrainingSamples
     from git_caption.training import loop, parts
@@ -118,7 +122,14 @@ def train(params: TrainingParams) -> None:
         objective = CaptionObjective(built.network)
         collate = Collate(built.tokenizer, built.config.prompt, params.captions_per_image, params.questions_per_image)
     share = Share(params.bs, params.accumulation, accelerator.process_index, accelerator.num_processes)
-    steps = TrainingSteps(TrainingSamples(data, reader), collate, share, params.seed)
+    samples: TrainingSamples | EncodedSamples
+    if features is None:
+        samples = TrainingSamples(data, reader)
+    else:
+        assert built is not None, "checked with the parameters"
+        parts.check_features(features, built, params, data)
+        samples = EncodedSamples(data, features)
+    steps = TrainingSteps(samples, collate, share, params.seed)
     summary = loop.run(objective, steps, params, pixels, accelerator, saves, _say)
     if accelerator.is_main_process:
         if built is None:
@@ -129,16 +140,22 @@ def train(params: TrainingParams) -> None:
         print(f"{summary}\nwrote {out}")
 
 
-def _opened(params: TrainingParams) -> TrainingData:
+def _opened(params: TrainingParams) -> tuple[TrainingData, FeatureCache | ClipCapPickle | None]:
+    """The data, and the features that stand for its pictures; a pickle of ClipCap's is both."""
+    from git_caption.samples.clipcap_pickle import ClipCapPickle
+    from git_caption.samples.features import FeatureCache
     from git_caption.samples.open_data import open_data
     from git_caption.samples.training_tsv import TrainingTsv
 
+    if params.data is not None and params.data.endswith(".pkl"):
+        pickled = ClipCapPickle(params.data)
+        return pickled, pickled
+    features = None if params.features is None else FeatureCache(params.features)
     if params.image_tsv is not None and params.caption_tsv is not None:
-        return TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv)
+        return TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv), features
     assert params.data is not None, "checked with the parameters"
-    return open_data(
-        params.data, split=params.split, image_column=params.image_column, caption_column=params.caption_column
-    )
+    columns = {"image_column": params.image_column, "caption_column": params.caption_column}
+    return open_data(params.data, split=params.split, **columns), features
 
 
 def _settings(params: TrainingParams, inputs: Sequence[Path]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork, TextBatch
-from git_caption.model.vision import ImageEncoder
+from git_caption.model.vision import Features, ImageEncoder
 from git_caption.samples.collate import Batch
 
 BUCKETS = 4  # texts of like length go through the language model together: little of it is padding
@@ -28,8 +28,13 @@ class Objective(nn.Module):
         """How many terms the loss of a batch sums up."""
         raise NotImplementedError
 
-    def forward(self, pixels: Tensor, batch: Batch) -> Tensor:
-        """The summed loss, a scalar; `pixels` are float32[B, 3, R, R], normalised, on the objective's device."""
+    def forward(self, seen: Tensor | Features, batch: Batch) -> Tensor:
+        """The summed loss, a scalar.
+
+        Args:
+            seen: pixels float32[B, 3, R, R], normalised, or features, on the objective's device.
+            batch: the texts about them.
+        """
         raise NotImplementedError
 
 
@@ -44,13 +49,13 @@ class CaptionObjective(Objective):
         """Target tokens, the end token of each text among them."""
         return sum(map(len, batch.target_ids))
 
-    def forward(self, pixels: Tensor, batch: Batch) -> Tensor:
+    def forward(self, seen: Tensor | Features, batch: Batch) -> Tensor:
         """The sum over all target tokens."""
-        features = self.network.encode(pixels)
-        total = pixels.new_zeros(())
+        features = seen if isinstance(seen, Features) else self.network.encode(seen)
+        total = features.values.new_zeros((), dtype=torch.float32)
         for rows in _buckets([len(p) + len(t) for p, t in zip(batch.prompt_ids, batch.target_ids, strict=True)]):
             texts = TextBatch([batch.prompt_ids[row] for row in rows], [batch.target_ids[row] for row in rows])
-            images = batch.images[rows].to(pixels.device)
+            images = batch.images[rows].to(features.values.device)
             total = total - self.network.token_logprobs(features.select(images), texts).sum()
         return total
 
@@ -76,15 +81,16 @@ class ContrastiveObjective(Objective):
 
     def count(self, batch: Batch) -> int:
         """Pictures."""
-        return len(batch.pixels)
+        return len(batch.keys)
 
-    def forward(self, pixels: Tensor, batch: Batch) -> Tensor:
+    def forward(self, seen: Tensor | Features, batch: Batch) -> Tensor:
         """The mean of the cross-entropies over pictures and over captions, times the number of pictures."""
-        images = self.image_encoder(pixels).values.squeeze(1)  # [B, D]
+        assert isinstance(seen, Tensor), "the image encoder is trained, so its features are not stored"
+        images = self.image_encoder(seen).values.squeeze(1)  # [B, D]
         captions = [target[: self.clip_text.context] for target in batch.target_ids]
-        lengths = torch.tensor([len(ids) for ids in captions], device=pixels.device)
+        lengths = torch.tensor([len(ids) for ids in captions], device=seen.device)
         ids = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in captions], batch_first=True)
-        logits = self.clip_text.contrastive_logits(images, self.clip_text(ids.to(pixels.device), lengths))  # [B, B]
+        logits = self.clip_text.contrastive_logits(images, self.clip_text(ids.to(seen.device), lengths))  # [B, B]
         own = torch.arange(len(logits), device=logits.device)
         both = functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)
         return both / 2 * len(logits)

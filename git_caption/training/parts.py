@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.captioner import Captioner
+from git_caption.captioner.feature_origin import feature_origin
 from git_caption.errors import UsageError
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork
@@ -21,6 +22,7 @@ from git_caption.model.mapping import build_mapper
 from git_caption.model.quantization import quantization_of
 from git_caption.model.vision import ImageEncoder, build_image_encoder, encoder_transform
 from git_caption.params.decoding import DecodingParams
+from git_caption.params.infer import ModelParams
 from git_caption.params.model import (
     CaptionerConfig,
     ImageEncoderConfig,
@@ -31,6 +33,8 @@ from git_caption.params.model import (
     WeightsSource,
 )
 from git_caption.params.training import TrainingParams
+from git_caption.samples.clipcap_pickle import ClipCapPickle
+from git_caption.samples.features import FeatureCache
 from git_caption.samples.training_data import Texts, TrainingData
 from git_caption.text.prompts import prompt_ids, render
 from git_caption.text.tokenizer import load_tokenizer, train_bpe
@@ -71,6 +75,34 @@ def build_parts(params: TrainingParams, data: TrainingData, device: torch.device
     _set_trained(network.image_encoder, params.train_image_encoder)
     _set_trained(network.language_model, params.train_language_model)
     return parts
+
+
+def check_features(
+    features: FeatureCache | ClipCapPickle, parts: Parts, params: TrainingParams, data: TrainingData
+) -> None:
+    """Refuse features that are not what the run's image encoder gives for the data.
+
+    A pickle of ClipCap's does not say what it was made with: its width has to do.
+
+    Raises:
+        UsageError: another image encoder, other preprocessing or other files; or a width that does not fit.
+    """
+    encoder = parts.network.image_encoder
+    if isinstance(features, FeatureCache):
+        model = None if params.init_from is None else ModelParams(model_path=params.init_from)
+        if features.description.origin.what != "features":
+            raise UsageError(
+                f"{features.path}: holds prefixes, which the mapper that is trained makes: expected features"
+            )
+        features.check_origin(feature_origin(parts.config, model), "this run")
+        features.check_inputs(data.inputs)
+    if features.width != encoder.width:
+        raise UsageError(
+            f"{features.path}: its features have a width of {features.width}, those of image encoder "
+            f"{parts.config.image_encoder.name!r} one of {encoder.width}; expected features of that encoder"
+        )
+    if isinstance(features, ClipCapPickle) and parts.config.image_encoder.output != "pooled":
+        raise UsageError(f"{features.path}: holds pooled features; set 'image_encoder.output' to pooled")
 
 
 def build_clip(

@@ -50,7 +50,7 @@ def test_a_batch_holds_one_text_for_each_caption_and_question_drawn(files, token
     samples = files()
     collate = Collate(tokenizer, PromptConfig(caption="", question="Q {question} A"), captions=2, questions=1)
     batch = collate([(samples.read(row), random.Random(row)) for row in (1, 4)])
-    assert batch.pixels.shape == (2, 3, 4, 4)
+    assert batch.seen.shape == (2, 3, 4, 4)
     assert batch.images.tolist() == [0, 0, 0, 1, 1, 1]
     prompts = [tokenizer.decode(ids) for ids in batch.prompt_ids]
     targets = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch.target_ids]
@@ -82,7 +82,7 @@ def steps_of(tokenizer):
 
 
 def _levels(step):
-    return [round(float(image.float().mean())) for batch in step.batches for image in batch.pixels]
+    return [round(float(image.float().mean())) for batch in step.batches for image in batch.seen]
 
 
 def test_an_epoch_shows_every_picture_once_in_an_order_of_its_own(files, steps_of):
@@ -97,7 +97,7 @@ def test_a_step_is_a_function_of_its_number_and_the_seed(files, steps_of):
     samples = files(8)
     first, again = (steps_of(samples, 4)[1].batches[0] for _ in range(2))
     other = steps_of(samples, 4, seed=2)[1].batches[0]
-    assert np.array_equal(first.pixels, again.pixels) and first.target_ids == again.target_ids
+    assert np.array_equal(first.seen, again.seen) and first.target_ids == again.target_ids
     assert first.target_ids != other.target_ids
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -17,7 +18,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from git_caption.captioner.captioner import Captioner, Features, Identity
+from git_caption.jobs.features import extract
 from git_caption.jobs.shapes import make
+from git_caption.params.decoding import DecodingParams
+from git_caption.params.features import ExtractParams
+from git_caption.params.schema import parse
 from git_caption.params.shapes import ShapesDataParams
 from git_caption.training import state
 from git_caption.training.main import main
@@ -42,12 +48,12 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def written(data: Path, out: Path, **changes: Any) -> str:
+def written(shapes: Path, out: Path, **changes: Any) -> str:
     """The config file of a run of 24 steps of 8 pictures, with dropout."""
     values = {
         "output_dir": str(out),
-        "image_tsv": str(data / "train.img.tsv"),
-        "caption_tsv": str(data / "train.caption.tsv"),
+        "image_tsv": str(shapes / "train.img.tsv"),
+        "caption_tsv": str(shapes / "train.caption.tsv"),
         "image_encoder": {"name": "custom", "architecture": VISION, "output": "grid"},
         "language_model": {"name": "small", "architecture": GPT2},
         "input_resolution": 32,
@@ -283,3 +289,58 @@ def test_bfloat16_computes_alike_and_trains_float32_weights(data, whole, tmp_pat
 def test_float16_needs_a_gpu(data, tmp_path, capsys):
     assert main(["--config", written(data, tmp_path / "run", precision="float16")]) == 2
     assert "'precision': float16 trains on a GPU only, not on cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stored_as", "within"), [("float32", 1e-4), ("float16", 1e-3)])
+def test_training_from_features_is_training_from_their_images(stored_as, within, data, whole, tmp_path):
+    changes = {"image_encoder": None, "language_model": None, "input_resolution": None, "init_from": str(whole)}
+    changes |= {"train_image_encoder": False, "epochs": 1, "log_every": 1}
+    cache = tmp_path / "features.safetensors"
+    keys = {
+        "model_path": str(whole),
+        "image_tsv": str(data / "train.img.tsv"),
+        "stored_as": stored_as,
+        "out": str(cache),
+    }
+    extract(parse(ExtractParams, keys, "test"))
+    assert main(["--config", written(data, tmp_path / "images", **changes)]) == 0
+    assert main(["--config", written(data, tmp_path / "features", **changes, features=str(cache))]) == 0
+    assert losses(tmp_path / "features") == pytest.approx(losses(tmp_path / "images"), abs=within)
+    assert losses(tmp_path / "features")[-1] < losses(tmp_path / "features")[0]
+
+
+def test_features_that_do_not_belong_to_the_run_are_refused(data, whole, undisturbed, tmp_path, capsys):
+    cache = tmp_path / "features.safetensors"
+    keys = {"model_path": str(undisturbed), "image_tsv": str(data / "test.img.tsv"), "out": str(cache)}
+    extract(parse(ExtractParams, keys, "test"))
+    changes = {"image_encoder": None, "language_model": None, "input_resolution": None, "features": str(cache)}
+    trained = {**changes, "init_from": str(undisturbed)}
+    assert main(["--config", written(data, tmp_path / "trained", **trained)]) == 2
+    assert "'features': the image encoder is trained, so that its features change" in capsys.readouterr().err
+    other = {**changes, "init_from": str(whole), "train_image_encoder": False}
+    assert main(["--config", written(data, tmp_path / "other", **other)]) == 2
+    assert f"{cache}: not the features of this run: weights " in capsys.readouterr().err
+    fewer = {**trained, "train_image_encoder": False}
+    assert main(["--config", written(data, tmp_path / "fewer", **fewer)]) == 1
+    assert f"{cache} has features of 4 rows, and the data" in capsys.readouterr().err
+
+
+def test_a_pickle_of_clipcaps_is_data_and_features_at_once(data, tmp_path, capsys):
+    captions = [{"image_id": row, "caption": f"number {row % 4}", "clip_embedding": row} for row in range(32)]
+    embeddings = torch.eye(4, 16).repeat(8, 1)  # the number is to be seen
+    path = tmp_path / "oscar_split_train.pkl"
+    path.write_bytes(pickle.dumps({"clip_embedding": embeddings, "captions": captions}))
+    encoder = {"name": "custom", "architecture": VISION, "output": "pooled"}
+    changes = {"data": str(path), "image_tsv": None, "caption_tsv": None, "mapper": {"type": "mlp", "prefix_length": 2}}
+    changes |= {"image_encoder": encoder, "train_image_encoder": False, "epochs": 40, "warmup_steps": 10}
+    out = tmp_path / "run"
+    assert main(["--config", written(data, out, **changes)]) == 0
+    captioner = Captioner.load(out, device="cpu")
+    features = Features(embeddings[:4, None], torch.ones(4, 1, dtype=torch.bool))
+    found = captioner.generate(features, [""] * 4, captioner.decoding(DecodingParams(), "caption"), [Identity("a")] * 4)
+    assert [texts[0].text for texts in found] == [f"number {row}" for row in range(4)]
+    wider = {**changes, "image_encoder": {**encoder, "architecture": {**VISION, "embed_dim": 24}}}
+    assert main(["--config", written(data, tmp_path / "wider", **wider)]) == 2
+    assert (
+        f"{path}: its features have a width of 16, those of image encoder 'custom' one of 24" in capsys.readouterr().err
+    )
