@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from git_caption.errors import UsageError
-from git_caption.processes import LAUNCHERS, rank, require_one, world_size
+from git_caption.processes import LAUNCHERS, as_torchrun, rank, require_one, world_size
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +52,31 @@ def test_one_of_several_processes_is_refused_with_its_number(monkeypatch: pytest
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UsageError, match=r"inference\.py runs as one process.*started 4 of it \(this is number 2\)"):
         require_one("inference.py")
+
+
+@pytest.mark.parametrize(
+    ("launched", "local"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, "0"),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"}, "1"),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "3"}, "3"),
+    ],
+    ids=str,
+)
+def test_torch_is_told_what_any_launcher_said(launched, local, monkeypatch):
+    monkeypatch.setattr(os, "environ", {**launched, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+    as_torchrun()
+    assert {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")} == {
+        "RANK": "1",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": local,
+    }
+
+
+def test_several_processes_have_to_know_where_to_meet(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"})
+    with pytest.raises(UsageError, match="2 processes were started without MASTER_ADDR and MASTER_PORT"):
+        as_torchrun()
+    monkeypatch.setattr(os, "environ", {})
+    as_torchrun()
+    assert os.environ == {}

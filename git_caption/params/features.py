@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from git_caption.params.differences import flat
 from git_caption.params.infer import ModelParams
 from git_caption.params.model import TransformConfig
 from git_caption.params.running import RunningParams
@@ -36,7 +37,7 @@ class FeatureOrigin:
 
         An encoder is told by its weights: a checkpoint may call it by another name, or by a path.
         """
-        mine, theirs = dict(_flat(to_dict(self))), dict(_flat(to_dict(other)))
+        mine, theirs = dict(flat(to_dict(self))), dict(flat(to_dict(other)))
         if self.weights == other.weights:
             theirs["image_encoder"] = mine["image_encoder"]
         return [(name, mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]]
@@ -113,11 +114,3 @@ class ExtractParams:
         for name in ("quantization", "device_map"):
             if getattr(self.running, name) is not None:
                 yield (name, "model_path"), f"'{name}': is of a captioner's language model; leave it out"
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, entry in value.items():
-        if isinstance(entry, Mapping):
-            yield from _flat(entry, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", entry

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from git_caption.errors import JobFailed, UsageError
+from git_caption.params.differences import differences
 from git_caption.pipeline.lock import locked
 from git_caption.tsv.index import TEMPORARY
 from git_caption.tsv.rows import dumps
@@ -220,19 +221,3 @@ def opened(
         yield parts
     with suppress(OSError):  # not empty: the parts of a run that goes on later, or files that are not ours
         parts.folder.rmdir()
-
-
-def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What settings differ in, in words: the first four, with both values."""
-    before, after = dict(_flat(earlier)), dict(_flat(now))
-    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
-    shown = [f"{name}: {before.get(name)} then, {after.get(name)} now" for name in names[:4]]
-    return "; ".join(shown + ([f"and {len(names) - 4} more"] if len(names) > 4 else []))
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, entry in value.items():
-        if isinstance(entry, Mapping):
-            yield from _flat(entry, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", entry

@@ -67,28 +67,12 @@ class Summary:
         return said + (f"; {self.skipped} pictures skipped, listed in skipped.tsv" if self.skipped else "")
 
 
-def run(
-    objective: Objective,
-    batches: TrainingSteps,
-    params: TrainingParams,
-    transform: TransformConfig,
-    accelerator: Accelerator,
-    saves: Saves,
-    say: Callable[[str], None],
-) -> Summary:
-    """Train what requires gradients in `objective`; writes `journal.csv`, `skipped.tsv` and saves.
+class TrainingRun:
+    """Trains what requires gradients in `objective`; writes `journal.csv`, `skipped.tsv` and saves.
 
-    Goes on from the newest save there is. On every process of a run; the first one writes and talks.
-
-    Raises:
-        JobFailed: the loss or its gradient is not a finite number; names the step and the keys. Or the disk refuses.
-        DataError: a picture that cannot be read, or too many of them; names file, row and key.
-        Stopped: by a signal, with the state saved.
+    Goes on from the newest save there is. Made on every process of a run; the first one writes and talks.
     """
-    return _Run(objective, batches, params, transform, accelerator, saves, say).go()
 
-
-class _Run:
     def __init__(
         self,
         objective: Objective,
@@ -99,6 +83,7 @@ class _Run:
         saves: Saves,
         say: Callable[[str], None],
     ) -> None:
+        """`say` is given a line of progress now and then."""
         self.objective = objective
         self.batches = batches
         self.params = params
@@ -116,6 +101,15 @@ class _Run:
         self.skipped: dict[int, FailedRow] = {}
 
     def go(self) -> Summary:
+        """Take all steps.
+
+        Raises:
+            JobFailed: the loss or its gradient is not a finite number; names the step and the keys. Or the disk
+                refuses, or too many pictures cannot be read.
+            DataError: a picture that cannot be read, where `on_error` says so; names file, row and key.
+            UsageError: the saves are of a run with other settings.
+            Stopped: by a signal, with the state saved.
+        """
         saved = self.saves.read()
         first = 0 if saved is None else int(saved["step"])
         torch.manual_seed(self.params.seed + self.accelerator.process_index)

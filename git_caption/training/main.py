@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,10 +79,25 @@ def train(params: TrainingParams) -> None:
 
     Raises:
         UsageError: the directory holds a model already, or the saves of a run with other settings.
+        JobFailed: another run is writing it.
         Stopped: by a signal, with the state saved.
     """
     processes.as_torchrun()
+    from git_caption.pipeline.lock import locked
+
     out = Path(params.output_dir)
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out / "lock", out) if processes.rank() == 0 else nullcontext():
+            _train(params, out)
+    finally:
+        if made and processes.rank() == 0:
+            with suppress(OSError):  # not empty: then it holds something of the run
+                out.rmdir()
+
+
+def _train(params: TrainingParams, out: Path) -> None:
     from git_caption.training.state import Saves
 
     data, features = _opened(params)
@@ -108,7 +124,6 @@ def train(params: TrainingParams) -> None:
     accelerator = accelerator_of(params.device, params.precision)
     device = accelerator.device
     torch.manual_seed(params.seed)
-    out.mkdir(parents=True, exist_ok=True)
     pixels = parts.transform_config(params)
     reader = ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
     built: parts.Parts | None = None
@@ -130,7 +145,7 @@ def train(params: TrainingParams) -> None:
         parts.check_features(features, built, params, data)
         samples = EncodedSamples(data, features)
     steps = TrainingSteps(samples, collate, share, params.seed)
-    summary = loop.run(objective, steps, params, pixels, accelerator, saves, _say)
+    summary = loop.TrainingRun(objective, steps, params, pixels, accelerator, saves, _say).go()
     if accelerator.is_main_process:
         if built is None:
             _save_encoder(objective.get_submodule("image_encoder"), out)

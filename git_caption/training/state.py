@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from git_caption.errors import JobFailed, UsageError, WeightsError, reason
-from git_caption.pipeline.chunks import differences
+from git_caption.params.differences import differences
 from git_caption.tsv.index import TEMPORARY, temporary_path
 from git_caption.tsv.writer import sync_folder
 

@@ -25,6 +25,7 @@ from git_caption.params.decoding import DecodingParams
 from git_caption.params.features import ExtractParams
 from git_caption.params.schema import parse
 from git_caption.params.shapes import ShapesDataParams
+from git_caption.pipeline.lock import locked
 from git_caption.training import state
 from git_caption.training.main import main
 from git_caption.tsv.rows import ImageRow
@@ -105,7 +106,7 @@ def test_a_run_that_ends_at_any_step_goes_on_to_the_same_end(data, undisturbed, 
     config = written(data, out)
     from git_caption.training import loop
 
-    take = loop._Run._step
+    take = loop.TrainingRun._step
     for last in (3, 9, 14, 15, 22):
 
         def ends(run, number, *rest, last=last):
@@ -113,12 +114,12 @@ def test_a_run_that_ends_at_any_step_goes_on_to_the_same_end(data, undisturbed, 
                 raise KeyboardInterrupt
             return take(run, number, *rest)
 
-        monkeypatch.setattr(loop._Run, "_step", ends)
+        monkeypatch.setattr(loop.TrainingRun, "_step", ends)
         assert main(["--config", config]) == 75
         assert [path.name for path in sorted((out / "last").glob("*"))] == [
             f"{step:08d}.pt" for step in range(5, last + 1, 5)
         ][-2:] or last == 3
-    monkeypatch.setattr(loop._Run, "_step", take)
+    monkeypatch.setattr(loop.TrainingRun, "_step", take)
     capsys.readouterr()
     assert main(["--config", config]) == 0
     assert f"going on after step 20 of {STEPS}, from {out}/last" in capsys.readouterr().out
@@ -152,8 +153,8 @@ def test_a_signal_saves_first(number, data, undisturbed, tmp_path):
     slowly = """
 import sys, time
 from git_caption.training import loop, main
-step = loop._Run._step
-loop._Run._step = lambda *given: (time.sleep(0.2), step(*given))[1]
+step = loop.TrainingRun._step
+loop.TrainingRun._step = lambda *given: (time.sleep(0.2), step(*given))[1]
 sys.exit(main.main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", slowly, "--config", config]
@@ -205,6 +206,16 @@ def test_a_damaged_save_is_named(data, tmp_path, capsys):
     (out / "last" / "00000005.pt").write_bytes(b"nothing of the kind")
     assert main(["--config", written(data, out)]) == 1
     assert f"error: {out}/last/00000005.pt cannot be read: " in capsys.readouterr().err
+
+
+def test_a_second_run_in_the_same_folder_is_refused(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    with locked(out / "lock", out):
+        assert main(["--config", written(data, out)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {out}: another run is writing this output (process {os.getpid()} on ")
+    assert not list(out.iterdir())
 
 
 def losses(out: Path) -> list[float]:
