@@ -31,7 +31,7 @@ from git_caption.errors import DataError, JobFailed, Stopped
 from git_caption.images.transform import normalise
 from git_caption.model.vision import Features
 from git_caption.params.model import TransformConfig
-from git_caption.params.training import TrainingParams
+from git_caption.params.training.run import TrainingParams
 from git_caption.pipeline.chunks import FailedRow
 from git_caption.pipeline.workers import STOPPING, signals_held
 from git_caption.samples.collate import Batch
@@ -91,10 +91,10 @@ class TrainingRun:
         self.accelerator = accelerator
         self.saves = saves
         self.say = say if accelerator.is_main_process else _say_nothing
-        self.steps = max(1, round(params.epochs * batches.per_epoch))
+        self.steps = max(1, round(params.optimisation.epochs * batches.per_epoch))
         # with channels last, convolutions on a CPU take half the time
         objective.to(memory_format=torch.channels_last)
-        optimizer, self.schedule = build_optimizer(objective, params, self.steps)
+        optimizer, self.schedule = build_optimizer(objective, params.optimisation, self.steps)
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.optimizer: Any = accelerator.prepare_optimizer(optimizer)
         self.model: Any = accelerator.prepare_model(objective, device_placement=False)
@@ -112,12 +112,12 @@ class TrainingRun:
         """
         saved = self.saves.read()
         first = 0 if saved is None else int(saved["step"])
-        torch.manual_seed(self.params.seed + self.accelerator.process_index)
+        torch.manual_seed(self.params.optimisation.seed + self.accelerator.process_index)
         with signals_held():
             loader = iter(self._loader(first))
         if saved is not None:
             self._restore(saved)
-        out = Path(self.params.output_dir)
+        out = Path(self.params.saving.output_dir)
         journal = Journal(out / "journal.csv", first, saved["journal"] if saved else None) if self._main else None
         self.model.train()
         began = time.perf_counter()
@@ -133,9 +133,9 @@ class TrainingRun:
                     bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}", refresh=False)
                     if journal is not None:
                         journal.add(loss, self.batches.share.rows)
-                        if number % self.params.log_every == 0 or number == self.steps:
+                        if number % self.params.saving.log_every == 0 or number == self.steps:
                             self._log(journal, number, lr, quiet=shown)
-                    if stop or number == self.steps or number % self.params.save_every == 0:
+                    if stop or number == self.steps or number % self.params.saving.save_every == 0:
                         self._save(number, journal)
                     if stop and number < self.steps:
                         raise Stopped(self._stopped(number, noted))
@@ -152,7 +152,7 @@ class TrainingRun:
         return bool(self.accelerator.is_main_process)
 
     def _loader(self, first: int) -> DataLoader[Step | Exception]:
-        workers = self.params.num_workers
+        workers = self.params.computing.num_workers
         return DataLoader(
             self.batches,
             batch_size=None,
@@ -181,7 +181,7 @@ class TrainingRun:
                 wrong += batch.keys
         value = float(self._summed(torch.stack(losses).sum()))
         lr = float(self.schedule.get_last_lr()[0])
-        norm = accelerator.clip_grad_norm_(self.trained, self.params.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(self.trained, self.params.optimisation.max_grad_norm)
         scaled = accelerator.scaler is not None  # then steps with such gradients are left out, and the scale falls
         if not math.isfinite(value) or (norm is not None and not math.isfinite(float(norm)) and not scaled):
             raise JobFailed(self._not_finite(number, value, lr, wrong))
@@ -231,13 +231,14 @@ class TrainingRun:
 
     def _skip(self, step: Step) -> None:
         for row, failure in step.failed.items():
-            if self.params.on_error == "raise":
+            if self.params.dataset.on_error == "raise":
                 raise DataError(f"{failure.reason} (key {failure.key!r})")
             self.skipped.setdefault(row, FailedRow(row, failure.key, failure.reason))
-        if self.params.max_errors is not None and len(self.skipped) > self.params.max_errors:
+        allowed = self.params.dataset.max_errors
+        if allowed is not None and len(self.skipped) > allowed:
             first = next(iter(self.skipped.values()))
             raise JobFailed(
-                f"{len(self.skipped)} pictures could not be read, 'max_errors' allows {self.params.max_errors}; the "
+                f"{len(self.skipped)} pictures could not be read, 'max_errors' allows {allowed}; the "
                 f"first: {first.cause}"
             )
 

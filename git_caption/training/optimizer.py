@@ -10,12 +10,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from git_caption.model.vision import ImageEncoder
-from git_caption.params.training import TrainingParams
+from git_caption.params.training.steps import OptimisationParams
 
 _NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}  # as transformers calls them
 
 
-def build_optimizer(module: nn.Module, params: TrainingParams, steps: int) -> tuple[AdamW, LRScheduler]:
+def build_optimizer(module: nn.Module, params: OptimisationParams, steps: int) -> tuple[AdamW, LRScheduler]:
     """AdamW over what requires gradients in `module`.
 
     Weight decay is on matrices, not on biases, norms and gains. An image encoder has its own learning rate where

@@ -32,7 +32,8 @@ from git_caption.params.model import (
     TransformConfig,
     WeightsSource,
 )
-from git_caption.params.training import TrainingParams
+from git_caption.params.training.parts import PartsParams
+from git_caption.params.training.run import TrainingParams
 from git_caption.samples.clipcap_pickle import ClipCapPickle
 from git_caption.samples.features import FeatureCache
 from git_caption.samples.training_data import Texts, TrainingData
@@ -52,7 +53,7 @@ class Parts:
     config: CaptionerConfig
 
 
-def transform_config(params: TrainingParams) -> TransformConfig:
+def transform_config(params: PartsParams) -> TransformConfig:
     """From picture to pixels, as the checkpoint says that the run goes on from, else as the encoder takes them."""
     if params.init_from is not None:
         transform = checkpoint.load_config(Path(params.init_from)).transform
@@ -68,12 +69,12 @@ def transform_config(params: TrainingParams) -> TransformConfig:
 
 def build_parts(params: TrainingParams, data: TrainingData, device: torch.device) -> Parts:
     """The network of a caption run; what is not trained is frozen and referred to by its source."""
-    parts = _continued(params, device) if params.init_from is not None else _new(params, data, device)
+    parts = _continued(params, device) if params.parts.init_from is not None else _new(params, data, device)
     prompt_ids(parts.tokenizer, parts.config.prompt, "")  # a tokenizer without a chat template says so now
     network = parts.network
     network.mapper.requires_grad_(True)
-    _set_trained(network.image_encoder, params.train_image_encoder)
-    _set_trained(network.language_model, params.train_language_model)
+    _set_trained(network.image_encoder, params.tuning.train_image_encoder)
+    _set_trained(network.language_model, params.tuning.train_language_model)
     return parts
 
 
@@ -89,7 +90,7 @@ def check_features(
     """
     encoder = parts.network.image_encoder
     if isinstance(features, FeatureCache):
-        model = None if params.init_from is None else ModelParams(model_path=params.init_from)
+        model = None if params.parts.init_from is None else ModelParams(model_path=params.parts.init_from)
         if features.description.origin.what != "features":
             raise UsageError(
                 f"{features.path}: holds prefixes, which the mapper that is trained makes: expected features"
@@ -106,7 +107,7 @@ def check_features(
 
 
 def build_clip(
-    params: TrainingParams, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    params: PartsParams, tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> tuple[ImageEncoder, ClipText]:
     """A new image encoder and the text tower it is trained against."""
     assert params.image_encoder is not None, "checked with the parameters"
@@ -116,7 +117,7 @@ def build_clip(
     return image_encoder.to(device), tower.to(device)
 
 
-def build_tokenizer(params: TrainingParams, data: TrainingData) -> PreTrainedTokenizerBase:
+def build_tokenizer(params: PartsParams, data: TrainingData) -> PreTrainedTokenizerBase:
     """The language model's tokenizer, or one trained on all texts of the data where the model is new."""
     if params.language_model is not None and params.language_model.architecture is None:
         source = _source(params.language_model)
@@ -139,42 +140,44 @@ def _as_trained(row: Texts, prompt: PromptConfig) -> list[str]:
 
 def _continued(params: TrainingParams, device: torch.device) -> Parts:
     """The parts of a checkpoint; a part that is trained now is stored from now on, not referred to."""
-    captioner = Captioner.load(str(params.init_from), device=str(device), dtype="float32")
+    told, tuning = params.parts, params.tuning
+    captioner = Captioner.load(str(told.init_from), device=str(device), dtype="float32")
     config, network = captioner.own_parts()
-    if params.train_image_encoder:
+    if tuning.train_image_encoder:
         config = replace(config, image_encoder=replace(config.image_encoder, weights=None))
-    if params.train_language_model:
+    if tuning.train_language_model:
         if config.language_model.quantization != "none":
             raise UsageError(
-                f"'train_language_model': the language model of {params.init_from} is in "
+                f"'train_language_model': the language model of {told.init_from} is in "
                 f"{config.language_model.quantization} and cannot be trained, only kept frozen"
             )
         config = replace(config, language_model=replace(config.language_model, weights=None))
-    config = replace(config, prompt=params.prompt or config.prompt, decoding=params.decoding or config.decoding)
+    config = replace(config, prompt=told.prompt or config.prompt, decoding=told.decoding or config.decoding)
     return Parts(network, captioner.tokenizer, config)
 
 
 def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Parts:
     """Parts that are each new or from weights of their own."""
-    assert params.image_encoder is not None and params.language_model is not None, "checked with the parameters"
-    transform = transform_config(params)
-    tokenizer = build_tokenizer(params, data)
+    told, tuning = params.parts, params.tuning
+    assert told.image_encoder is not None and told.language_model is not None, "checked with the parameters"
+    transform = transform_config(told)
+    tokenizer = build_tokenizer(told, data)
     image_encoder, encoder_source = _image_encoder(
-        params.image_encoder, transform.resolution, trained=params.train_image_encoder
+        told.image_encoder, transform.resolution, trained=tuning.train_image_encoder
     )
     language_model, language_config = _language_model(
-        params.language_model, tokenizer, device, trained=params.train_language_model
+        told.language_model, tokenizer, device, trained=tuning.train_language_model
     )
-    pooled = params.image_encoder.output == "pooled"
-    mapper_config = params.mapper or MapperConfig("linear")
+    pooled = told.image_encoder.output == "pooled"
+    mapper_config = told.mapper or MapperConfig("linear")
     mapper = build_mapper(mapper_config, image_encoder.width, width(language_model), pooled)
     config = CaptionerConfig(
-        image_encoder=replace(params.image_encoder, weights=encoder_source),
+        image_encoder=replace(told.image_encoder, weights=encoder_source),
         mapper=mapper_config,
         language_model=language_config,
         transform=transform,
-        prompt=params.prompt or PromptConfig(),
-        decoding=params.decoding or DecodingParams(),
+        prompt=told.prompt or PromptConfig(),
+        decoding=told.decoding or DecodingParams(),
     )
     return Parts(GitNetwork(image_encoder, mapper, language_model).to(device), tokenizer, config)
 

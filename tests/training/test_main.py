@@ -195,7 +195,8 @@ def test_a_language_model_saved_in_bits_stays_frozen(trained, data, published, t
 def test_flags_win_over_the_config_file(data, tmp_path):
     config = _config(data, tmp_path / "x")
     params = parse_command(["--config", config, "--lr", "1e-4", "--epochs", "3", "--train_language_model", "False"])
-    assert (params.lr, params.epochs, params.train_language_model, params.bs) == (1e-4, 3.0, False, 16)
+    assert (params.optimisation.lr, params.optimisation.epochs, params.optimisation.bs) == (1e-4, 3.0, 16)
+    assert params.tuning.train_language_model is False
 
 
 def test_wrong_keys_are_all_named_before_anything_is_loaded(data, tmp_path, capsys):

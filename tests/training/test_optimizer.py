@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from git_caption.model.vision import build_image_encoder
-from git_caption.params.model import ImageEncoderConfig, LanguageModelConfig
-from git_caption.params.training import TrainingParams
+from git_caption.params.model import ImageEncoderConfig
+from git_caption.params.training.steps import OptimisationParams
 from git_caption.training.optimizer import build_optimizer
 
 ENCODER = ImageEncoderConfig(
@@ -17,16 +17,7 @@ ENCODER = ImageEncoderConfig(
         "vision_cfg": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 8, "image_size": 16},
     },
 )
-PARAMS = TrainingParams(
-    output_dir="unused",
-    image_tsv="unused",
-    caption_tsv="unused",
-    image_encoder=ENCODER,
-    language_model=LanguageModelConfig(name="unused"),
-    lr=1e-3,
-    warmup_steps=4,
-    weight_decay=0.1,
-)
+PARAMS = OptimisationParams(lr=1e-3, warmup_steps=4, weight_decay=0.1)
 
 
 class Network(nn.Module):
@@ -37,7 +28,7 @@ class Network(nn.Module):
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
 
 
-def _steps(params: TrainingParams, steps: int) -> list[list[float]]:
+def _steps(params: OptimisationParams, steps: int) -> list[list[float]]:
     """Learning rates of (the mapper's matrix, the encoder's first parameter) at each step."""
     network = Network()
     optimizer, schedule = build_optimizer(network, params, steps)

@@ -1,0 +1,1 @@
+"""Parameters of `train.py`, a file for each group of keys."""

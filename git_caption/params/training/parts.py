@@ -1,0 +1,76 @@
+"""What is trained: the parts of a captioner, each new or pretrained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from git_caption.params.decoding import DecodingParams
+from git_caption.params.model import (
+    ImageEncoderConfig,
+    LanguageModelConfig,
+    MapperConfig,
+    PromptConfig,
+)
+from git_caption.params.schema import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTextConfig:
+    """The text tower that an image encoder is trained against (objective `contrastive`); thrown away after that."""
+
+    width: int = key(128, minimum=1, help="width of its layers")
+    layers: int = key(2, minimum=1, help="number of layers")
+    heads: int = key(4, minimum=1, help="attention heads")
+    context: int = key(64, minimum=1, help="longest text, in tokens")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """A width that the heads cannot share, as (keys concerned, message)."""
+        if self.width % self.heads:
+            yield ("width", "heads"), f"'width': expected a multiple of 'heads', {self.heads}, found {self.width}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartsParams:
+    """A checkpoint to go on from, or parts to put together."""
+
+    objective: Literal["caption", "contrastive"] = key(
+        "caption",
+        help="caption: captions and answers by the language model; contrastive: an image encoder from nothing, as CLIP",
+    )
+    init_from: str | None = key(
+        None, help="checkpoint directory to go on from: it brings the parts and the vocabulary", kind="input_dir"
+    )
+    image_encoder: ImageEncoderConfig | None = key(None, help="the visual tower; weights: where it starts from")
+    language_model: LanguageModelConfig | None = key(
+        None, help="the language model; with an architecture it starts from nothing"
+    )
+    mapper: MapperConfig | None = key(None, help="the network between the two; linear where not given")
+    input_resolution: int | None = key(
+        None, minimum=1, help="side of the pictures that the image encoder sees, in pixels; None: the encoder's own"
+    )
+    prompt: PromptConfig | None = key(None, help="prompt templates, kept in the checkpoint")
+    decoding: DecodingParams | None = key(None, help="decoding defaults, kept in the checkpoint")
+    clip_text: ClipTextConfig = key(ClipTextConfig(), help="the text tower of the contrastive objective")
+    vocab_size: int = key(512, minimum=257, help="of the BPE trained on the texts, where the language model is new")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Parts that are missing, given twice or do not go together, as (keys concerned, message)."""
+        if self.init_from is not None:
+            for name in ("image_encoder", "language_model", "mapper", "input_resolution"):
+                if getattr(self, name) is not None:
+                    yield ("init_from", name), f"{name!r}: 'init_from' brings it; leave one of them out"
+            if self.objective == "contrastive":
+                yield ("init_from", "objective"), "'init_from': a captioner's checkpoint holds no text tower"
+        else:
+            if self.image_encoder is None:
+                yield ("image_encoder",), "missing key 'image_encoder', or 'init_from': the visual tower"
+            if self.language_model is None and self.objective == "caption":
+                yield ("language_model",), "missing key 'language_model', or 'init_from': the language model"
+        if self.objective == "contrastive" and self.image_encoder and self.image_encoder.output != "pooled":
+            message = "'objective': contrastive compares pooled features: set 'image_encoder.output' to pooled"
+            yield ("objective", "image_encoder"), message
+        if self.language_model and self.language_model.architecture is not None and self.language_model.weights:
+            message = "'language_model': 'architecture' makes a new one and 'weights' names one: leave one of them out"
+            yield ("language_model",), message

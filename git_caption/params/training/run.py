@@ -1,0 +1,37 @@
+"""One run of `train.py`: all its keys, in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from git_caption.params.schema import group
+from git_caption.params.training.dataset import DatasetParams
+from git_caption.params.training.parts import PartsParams
+from git_caption.params.training.saving import SavingParams
+from git_caption.params.training.steps import ComputingParams, OptimisationParams
+from git_caption.params.training.tuning import TuningParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingParams:
+    """One run of `train.py`."""
+
+    dataset: DatasetParams = group(DatasetParams, "data")
+    parts: PartsParams = group(PartsParams, "parts")
+    tuning: TuningParams = group(TuningParams, "what is trained")
+    optimisation: OptimisationParams = group(OptimisationParams, "steps")
+    computing: ComputingParams = group(ComputingParams, "computing")
+    saving: SavingParams = group(SavingParams, "what is written")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Groups that do not go together, as (keys concerned, message)."""
+        language_model = self.parts.language_model
+        if self.tuning.train_language_model and language_model and language_model.quantization != "none":
+            message = "'train_language_model': a language model in 8 or 4 bits cannot be trained, only kept frozen"
+            yield ("train_language_model", "language_model"), message
+        if self.dataset.stored and (self.tuning.train_image_encoder or self.parts.objective == "contrastive"):
+            yield (
+                ("features", "train_image_encoder", "objective"),
+                "'features': the image encoder is trained, so that its features change: leave one of the two out",
+            )

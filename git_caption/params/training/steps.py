@@ -1,0 +1,37 @@
+"""How it is trained: steps, learning rate, and where they are computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from git_caption.params.schema import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimisationParams:
+    """Steps and their learning rate."""
+
+    epochs: float = key(1.0, above=0, help="passes over the pictures; may be a fraction")
+    bs: int = key(32, minimum=1, help="pictures that a process computes at once", aliases=("batch_size",))
+    accumulation: int = key(1, minimum=1, help="batches whose gradients make one step, for memory too small for bs")
+    lr: float = key(2e-5, above=0, help="highest learning rate of AdamW")
+    image_encoder_lr: float | None = key(
+        None, above=0, help="the image encoder's own, where it is trained; None: as lr"
+    )
+    warmup_steps: int = key(100, minimum=0, help="steps in which the learning rate rises from zero")
+    schedule: Literal["linear", "cosine", "constant"] = key("linear", help="how the learning rate falls after that")
+    weight_decay: float = key(0.01, minimum=0, help="AdamW's, on matrices only")
+    max_grad_norm: float = key(1.0, above=0, help="gradients are scaled down to this norm")
+    seed: int = key(0, minimum=0, help="of the weights, the order and the captions drawn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputingParams:
+    """Where and in which precision a run computes."""
+
+    device: str = key("auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
+        "auto", help="of the computation, weights that are trained stay float32; auto: float32 on a CPU, else bfloat16"
+    )
+    num_workers: int = key(1, minimum=0, help="processes that read and decode")
