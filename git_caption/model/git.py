@@ -18,20 +18,26 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from git_caption.errors import UsageError
+from git_caption.model import packing
 from git_caption.model.language import check_context, forward_keys, input_device, position_ids
 from git_caption.model.mapping import Mapper
 from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import Features, ImageEncoder, Prefix
 
+NOTHING = "nothing to continue: a row has neither features nor a prompt"
 IGNORED = -100  # a target that is padding: no loss, log-probability 0
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """The texts of B rows: `prompt_ids` are given, `target_ids` are what the network is asked the probability of."""
+    """The texts of B rows: `prompt_ids` are given, `target_ids` are what the network is asked the probability of.
+
+    images: the image that each is about, a row of the features; None: each is about its own.
+    """
 
     prompt_ids: list[list[int]]
     target_ids: list[list[int]]
+    images: list[int] | None = None
 
 
 class LanguageInputs(TypedDict):
@@ -58,6 +64,7 @@ class GitNetwork(nn.Module):
         self.language_model = language_model
         self.temporal = temporal
         self.takes_positions = "position_ids" in forward_keys(language_model)
+        self._packs: list[packing.Way | None] = []  # the answer once it is known: now weights may not be in place yet
 
     def encode(self, pixels: Tensor) -> Features:
         """The features of images float[B, 3, R, R]; once per image, however many prompts it has."""
@@ -108,21 +115,68 @@ class GitNetwork(nn.Module):
     def token_logprobs(self, features: Features, batch: TextBatch) -> Tensor:
         """Log-probabilities float32[B, T] of the target tokens, 0 after a row's last one.
 
-        The contexts are left-padded and the targets right-padded, so that all targets begin at the same position and
-        logits are computed for the T positions before them and for no other.
+        Logits are computed before the target tokens and nowhere else, and, where the language model can keep texts
+        apart that follow one another in a row, no text is padded to the longest.
 
         Raises:
             UsageError: as for `language_inputs`, and more tokens than the language model has positions.
         """
-        if len(batch.target_ids) != len(batch.prompt_ids):
-            raise UsageError(f"{len(batch.target_ids)} targets for {len(batch.prompt_ids)} prompts")
-        context = self.language_inputs(features, batch.prompt_ids)
+        count = len(batch.prompt_ids)
+        if len(batch.target_ids) != count:
+            raise UsageError(f"{len(batch.target_ids)} targets for {count} prompts")
+        if batch.images is None and count != len(features.values):
+            raise UsageError(f"{count} prompts for the features of {len(features.values)} images")
+        lengths = [len(target) for target in batch.target_ids]
+        if not any(lengths):
+            return torch.zeros(count, 0, device=input_device(self.language_model))
+        prefix = Prefix(*self.prefix(features))
+        images = list(range(count)) if batch.images is None else batch.images
+        self._check_lengths(prefix.mask.sum(1).tolist(), images, batch)
+        if (way := self._way_of_packing()) is None:
+            found = self._padded_logprobs(prefix.select(torch.tensor(images, device=prefix.mask.device)), batch)
+        else:
+            found = self._packed_logprobs(prefix, images, batch, way)
+        places = [row * max(lengths) + place for row, length in enumerate(lengths) for place in range(length)]
+        whole = found.new_zeros(count * max(lengths))
+        return whole.scatter(0, torch.tensor(places, device=found.device), found).view(count, -1)
+
+    def _way_of_packing(self) -> packing.Way | None:
+        if not self._packs:
+            self._packs.append(packing.way_of(self.language_model))
+        return self._packs[0]
+
+    def _packed_logprobs(self, prefix: Prefix, images: Sequence[int], batch: TextBatch, way: packing.Way) -> Tensor:
+        """Of all target tokens, one text's after the other's: float32[M]."""
+        device = prefix.values.device
+        # the last token of a text is not read, for nothing follows it
+        read = [
+            [*prompt, *target[:-1]] if target else []
+            for prompt, target in zip(batch.prompt_ids, batch.target_ids, strict=True)
+        ]
+        tokens = self._embed_tokens(torch.tensor([token for ids in read for token in ids], device=device))
+        rows = torch.cat([prefix.values.flatten(0, 1), tokens.to(prefix.values.dtype)])
+        numbered = torch.arange(prefix.mask.numel(), device=device).view(prefix.mask.shape)
+        own = [numbers[real].tolist() for numbers, real in zip(numbered.cpu(), prefix.mask.cpu(), strict=True)]
+        first = prefix.mask.numel()
+        texts: list[list[int]] = []
+        for image, ids in zip(images, read, strict=True):
+            texts.append([*own[image], *range(first, first + len(ids))])
+            first += len(ids)
+        layout = packing.layout(texts, [len(target) for target in batch.target_ids], device)
+        with packing.only_at(self.language_model, layout.asked):
+            logits = packing.forward(self.language_model, rows[layout.index], layout.positions, way)[0]  # [M, V]
+        targets = torch.tensor([token for target in batch.target_ids for token in target], device=logits.device)
+        return -functional.cross_entropy(logits.float(), targets, reduction="none")
+
+    def _padded_logprobs(self, prefix: Features, batch: TextBatch) -> Tensor:
+        """Of all target tokens, one text's after the other's: float32[M].
+
+        The contexts are left-padded and the targets right-padded, so that all targets begin at the same position.
+        """
+        context = self.language_inputs(prefix, batch.prompt_ids)
         start = context["inputs_embeds"].shape[1]
         targets, target_mask = padded(batch.target_ids, context["inputs_embeds"].device, padding=IGNORED)
         length = targets.shape[1]
-        if length == 0:
-            return context["inputs_embeds"].new_zeros(targets.shape, dtype=torch.float32)
-        self._check_lengths(context["attention_mask"].sum(1), target_mask.sum(1))
         embedded = self._embed_tokens(targets.clamp(min=0)).to(context["inputs_embeds"].dtype)
         options = {}
         if not bool(context["attention_mask"].all()):
@@ -139,11 +193,14 @@ class GitNetwork(nn.Module):
         losses = functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
         )
-        return -losses.view(targets.shape)
+        return -losses[target_mask.flatten()]
 
-    def _check_lengths(self, before: Tensor, after: Tensor) -> None:
-        longest = int((before + after).argmax())
-        check_context(self.language_model, int(before[longest]), int(after[longest]))
+    def _check_lengths(self, prefixes: Sequence[int], images: Sequence[int], batch: TextBatch) -> None:
+        before = [prefixes[image] + len(prompt) for image, prompt in zip(images, batch.prompt_ids, strict=True)]
+        if min(before) == 0:
+            raise UsageError(NOTHING)
+        longest = max(range(len(before)), key=lambda row: before[row] + len(batch.target_ids[row]))
+        check_context(self.language_model, before[longest], len(batch.target_ids[longest]))
 
     @property
     def _embed_tokens(self) -> nn.Embedding:
@@ -160,7 +217,7 @@ def left_packed(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """
     lengths = mask.sum(1)
     if not bool((lengths > 0).all()):
-        raise UsageError("nothing to continue: a row has neither features nor a prompt")
+        raise UsageError(NOTHING)
     if bool(mask.all()):
         return values, mask
     # a stable sort by validity moves each row's padding to the left and keeps the rest in order

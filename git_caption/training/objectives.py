@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,8 +11,6 @@ from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork, TextBatch
 from git_caption.model.vision import Features, ImageEncoder
 from git_caption.samples.collate import Batch
-
-BUCKETS = 4  # texts of like length go through the language model together: little of it is padding
 
 
 class Objective(nn.Module):
@@ -52,12 +48,8 @@ class CaptionObjective(Objective):
     def forward(self, seen: Tensor | Features, batch: Batch) -> Tensor:
         """The sum over all target tokens."""
         features = seen if isinstance(seen, Features) else self.network.encode(seen)
-        total = features.values.new_zeros((), dtype=torch.float32)
-        for rows in _buckets([len(p) + len(t) for p, t in zip(batch.prompt_ids, batch.target_ids, strict=True)]):
-            texts = TextBatch([batch.prompt_ids[row] for row in rows], [batch.target_ids[row] for row in rows])
-            images = batch.images[rows].to(features.values.device)
-            total = total - self.network.token_logprobs(features.select(images), texts).sum()
-        return total
+        texts = TextBatch(batch.prompt_ids, batch.target_ids, batch.images.tolist())
+        return -self.network.token_logprobs(features, texts).sum()
 
 
 class ContrastiveObjective(Objective):
@@ -94,10 +86,3 @@ class ContrastiveObjective(Objective):
         own = torch.arange(len(logits), device=logits.device)
         both = functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)
         return both / 2 * len(logits)
-
-
-def _buckets(lengths: list[int]) -> Iterator[list[int]]:
-    """Row numbers sorted by length, in at most `BUCKETS` parts of like size."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    size = -(-len(order) // BUCKETS)
-    return (order[start : start + size] for start in range(0, len(order), size))
