@@ -153,7 +153,9 @@ class GitNetwork(nn.Module):
             [*prompt, *target[:-1]] if target else []
             for prompt, target in zip(batch.prompt_ids, batch.target_ids, strict=True)
         ]
-        tokens = self._embed_tokens(torch.tensor([token for ids in read for token in ids], device=device))
+        tokens = self._embed_tokens(
+            torch.tensor([token for ids in read for token in ids], device=device, dtype=torch.long)
+        )
         rows = torch.cat([prefix.values.flatten(0, 1), tokens.to(prefix.values.dtype)])
         numbered = torch.arange(prefix.mask.numel(), device=device).view(prefix.mask.shape)
         own = [numbers[real].tolist() for numbers, real in zip(numbered.cpu(), prefix.mask.cpu(), strict=True)]

@@ -110,3 +110,12 @@ def test_a_model_that_cannot_pack_is_given_padded_texts():
         own = Features(features.values[row : row + 1], features.mask[row : row + 1])
         wanted = bloom.token_logprobs(own, TextBatch([PROMPTS[row]], [TARGETS[row]]))[0]
         torch.testing.assert_close(found[row, : len(wanted)], wanted, atol=ATOL, rtol=0)
+
+
+def test_texts_of_one_token_read_no_token():
+    net, features = network("gpt2"), ragged_features()
+    found = net.token_logprobs(features, TextBatch([[]] * 4, [[8]] * 4))
+    assert found.shape == (4, 1)
+    prefix = net.prefix(features)[0][1:2, :3]
+    wanted = net.language_model(inputs_embeds=prefix).logits[0, -1].log_softmax(0)[8]
+    assert found[1, 0].item() == pytest.approx(wanted.item(), abs=ATOL)
