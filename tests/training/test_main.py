@@ -55,6 +55,7 @@ def _config(data, out, **changes):
         "vocab_size": 300,
         "train_image_encoder": True,
         "train_language_model": True,
+        "epochs": 1,
         "bs": 16,
         "lr": 1e-2,
         "warmup_steps": 2,
@@ -254,7 +255,7 @@ def test_a_run_that_fails_before_its_first_step_writes_no_part_of_a_model(data, 
 def test_a_run_that_did_not_end_can_be_begun_anew_in_its_folder(data, tmp_path):
     out = tmp_path / "run"
     assert main(["--config", _config(data, out, lr=1e30, warmup_steps=0, epochs=3)]) == 1
-    assert [path.name for path in out.iterdir()] == ["journal.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["journal.csv", "training.json"]
     assert main(["--config", _config(data, out)]) == 0
 
 
@@ -312,13 +313,14 @@ def test_a_stop_sent_to_all_processes_ends_with_75_and_one_line(data, tmp_path):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None
+    assert process.stdout.readline().startswith("preset git: ")
     assert process.stdout.readline().startswith("step 1/")
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     said = rf"error: stopped by SIGTERM after step \d+ of 4000000, saved in {out}/last: run the same command again .*\n"
     assert re.fullmatch(said, errors)
-    assert sorted(path.name for path in out.iterdir()) == ["journal.csv", "last"]
+    assert sorted(path.name for path in out.iterdir()) == ["journal.csv", "last", "training.json"]
 
 
 def test_heads_that_cannot_share_the_width_are_refused_with_their_keys(data, tmp_path, capsys):
