@@ -29,7 +29,7 @@ before both. It is implied, and printed first:
   clipcap      mlp and GPT-2 are trained on CLIP's pooled features. By --data FILE.pkl
   clipcap_opt  a transformer mapper and OPT; by its name only
   instagram    a captioner is trained on. By --init_from with --data_dir
-  none         a captioner is trained on (--init_from), or an image encoder from nothing (--objective contrastive)
+  none         a captioner is trained on (--init_from), or an image encoder or a language model begins from nothing
 """
 
 EPILOG = """\

@@ -92,7 +92,6 @@ def run(data, out, encoder, **changes) -> int:
         },
         "train_language_model": True,
         "vocab_size": 300,
-        "epochs": 1,
         "bs": 8,
         "num_workers": 0,
         "device": "cpu",

@@ -55,7 +55,6 @@ def _config(data, out, **changes):
         "vocab_size": 300,
         "train_image_encoder": True,
         "train_language_model": True,
-        "epochs": 1,
         "bs": 16,
         "lr": 1e-2,
         "warmup_steps": 2,
@@ -215,6 +214,10 @@ def test_contrastive_needs_pooled_features(data, tmp_path):
 def test_the_door_answers_help():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--train_language_model" in done.stdout and "configs/shapes.yaml" in done.stdout
+    titles = ["data", "parts", "what is trained", "steps", "computing", "what is written"]
+    places = [done.stdout.index(f"\n{title}:\n") for title in titles]
+    assert places == sorted(places)
+    assert all(spelt in done.stdout for spelt in ("--output_gird", "--num_layres", "-iet", "-mpt", "--preset"))
 
 
 def _contents(folder) -> dict[str, bytes]:
@@ -313,7 +316,7 @@ def test_a_stop_sent_to_all_processes_ends_with_75_and_one_line(data, tmp_path):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("preset git: ")
+    assert process.stdout.readline().startswith("preset none: ")
     assert process.stdout.readline().startswith("step 1/")
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)

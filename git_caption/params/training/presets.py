@@ -127,7 +127,8 @@ def implied(told: Mapping[str, Any]) -> PresetName | None:
         told: what config file and flags tell, but for Nones, by the names they tell it under.
 
     Returns:
-        None where no tool did the like: a run that goes on from a checkpoint, or that trains an image encoder alone.
+        None where no tool did the like: a run that goes on from a checkpoint, trains an image encoder alone, or begins
+        with a language model that has learnt nothing.
     """
     if "captioner" in told:
         return "blip"
@@ -137,4 +138,6 @@ def implied(told: Mapping[str, Any]) -> PresetName | None:
         return "clipcap"
     if "init_from" in told:
         return "instagram" if "data_dir" in told else None
-    return "git" if told.get("objective") != "contrastive" else None
+    language_model = told.get("language_model")
+    is_new = isinstance(language_model, Mapping) and language_model.get("architecture") is not None
+    return None if is_new or told.get("objective") == "contrastive" else "git"

@@ -133,11 +133,13 @@ def test_a_folder_is_a_llama_by_its_config(model_type, bits, told, tmp_path):
 
 def test_a_part_of_its_own_takes_nothing_from_a_preset(told):
     architecture = {"model_type": "llama", "hidden_size": 16}
-    config = {**told, "language_model": {"name": "small", "architecture": architecture}}
-    language_model = settled(config).parts.language_model
+    config = {**told, "image_encoder": {"name": "RN50"}, "language_model": {"name": "small"}}
+    config["language_model"]["architecture"] = architecture
+    assert settled(config).preset is None
+    language_model = settled({**config, "preset": "git"}).parts.language_model
     assert (language_model.architecture, language_model.quantization) == (architecture, "none")
-    with pytest.raises(UsageError, match="missing key 'language_model.name'"):
-        settled({**told, "language_model": {"architecture": architecture}})
+    with pytest.raises(UsageError, match=r"missing key 'language_model\.name'"):
+        settled({**told, "preset": "git", "language_model": {"architecture": architecture}})
 
 
 def test_a_run_that_goes_on_or_has_no_language_model_gets_no_parts(told, tmp_path):
