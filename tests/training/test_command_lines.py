@@ -113,7 +113,10 @@ def test_gpt2_large_between_a_frozen_clip_and_an_mlp(desk, monkeypatch, capsys):
         --output_dir checkpoints/vitb32_gpt2l"""
     assert main(arguments(line)) == 0, capsys.readouterr().err
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("preset git: data ../data/conceptual, ") and "image_encoder.output pooled" in said[0]
+    assert (
+        said[0].startswith("preset git (kevin671/generative-image-to-text): data ../data/conceptual, ")
+        and "image_encoder.output pooled" in said[0]
+    )
     assert "the learning rate rises for 5000 steps and the run has 5" in said[1]
 
     out = "checkpoints/vitb32_gpt2l"
@@ -142,7 +145,7 @@ def test_clipcap_trains_its_mapper_and_gpt2(desk, capsys):
     pickled(Path("data/coco/oscar_split_ViT-B_32_train.pkl"), 512)
     line = "python train.py --data ./data/coco/oscar_split_ViT-B_32_train.pkl --out_dir ./coco_train/"
     assert main([*arguments(line), "--epochs", "1"]) == 0, capsys.readouterr().err
-    assert capsys.readouterr().out.startswith("preset clipcap: image_encoder.name ViT-B/32, ")
+    assert capsys.readouterr().out.startswith("preset clipcap (rmokady/CLIP_prefix_caption): image_encoder.name ")
     assert stored("coco_train") == {"mapper", "language_model"}
     made = config("coco_train")
     assert (made["image_encoder"]["name"], made["language_model"]["name"]) == ("ViT-B/32", "gpt2")

@@ -38,8 +38,11 @@ class Settings:
 
     def __str__(self) -> str:
         """The preset and what it brings, in one line."""
-        shown = ", ".join(f"{key} {value}" for key, value in self.defaults.items()) or "nothing that was not told"
-        return f"preset {self.params.preset or 'none'}: {shown if self.params.preset else 'no tool trains as this run'}"
+        name = self.params.preset
+        if name is None:
+            return "preset none: the defaults that --help tells"
+        shown = ", ".join(f"{key} {value}" for key, value in self.defaults.items()) or "nothing that is not told"
+        return f"preset {name} ({PRESETS[name].tool}): {shown}"
 
 
 def settle(config: Mapping[str, Any], flags: Mapping[str, str], where: str) -> Settings:
@@ -101,7 +104,7 @@ def _flat(told: Mapping[str, Any], preset: Preset, where: str) -> Flat:
     for name, value in told.items():
         if name == "preset":
             continue
-        for key, own in _own(name, value, preset).items():
+        for key, own in _own(str(name), value, preset).items():
             if key in found:
                 raise UsageError(f"{where}: {names[key]!r} and {name!r} are one key, {key!r}; give one of them")
             found[key], names[key] = own, name

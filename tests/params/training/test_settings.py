@@ -86,6 +86,7 @@ def test_an_old_spelling_is_taken_from_a_config_too(told):
         ({"is_rn": True, "image_encoder_type": "RN50"}, "'is_rn' and 'image_encoder_type' are one key"),
         ({"output_grid": "maybe"}, r"'image_encoder.output': expected one of grid, pooled, found 'maybe'"),
         ({"preset": "clipcat"}, r"'preset': expected one of git, .*, found 'clipcat'; did you mean 'clipcap'\?"),
+        ({1: 2}, r"unknown key '1'; known keys: preset, "),
         ({"pn": 411}, "'pn': a language model is not split over GPUs while it is trained; leave it out and name one"),
     ],
 )
@@ -208,7 +209,8 @@ def test_what_is_used_reads_back_as_it_is(told):
 
 def test_the_line_says_what_the_preset_brought(told):
     line = str(settle({**told, "bs": 3}, {"mapping_type": "mlp"}, "x"))
-    assert line.startswith("preset git: image_encoder.name ViT-B/32, image_encoder.output pooled, mapper.prefix_length")
+    begin = "preset git (kevin671/generative-image-to-text): image_encoder.name ViT-B/32, image_encoder.output pooled"
+    assert line.startswith(begin)
     assert "warmup_steps 5000" in line and "bs" not in line and "mapper.type" not in line
 
 
