@@ -35,6 +35,7 @@ class KeyRow:
     required: bool
     example: Any
     kind: paths.Kind | None
+    aliases: tuple[str, ...]
 
 
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str, promised: Collection[str] = ()) -> T:
@@ -93,7 +94,8 @@ def describe(cls: type[Any], title: str = "") -> list[KeyRow]:
         shown = "" if entry.required else repr(_plain(entry.default))
         also = f" (also called {', '.join(spec.aliases)})" if spec.aliases else ""
         words = spec.expected(entry.hint).removesuffix(" or None" if shown == "None" else "")
-        rows.append(KeyRow(entry.name, words, shown, spec.help + also, title, entry.required, spec.example, spec.kind))
+        told = (spec.help + also, title, entry.required, spec.example, spec.kind, spec.aliases)
+        rows.append(KeyRow(entry.name, words, shown, *told))
     return rows
 
 

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from git_caption.samples.training_data import TrainingData
 
 # What of the parameters does not change a number that the run computes.
-INDIFFERENT = ("output_dir", "num_workers", "log_every", "save_every", "keep", "resume", "on_error", "max_errors")
+INDIFFERENT = (
+    "preset",
+    "output_dir",
+    "num_workers",
+    "log_every",
+    "save_every",
+    "keep",
+    "resume",
+    "on_error",
+    "max_errors",
+)
+NOTED = "training.json"
 
 
 def train(params: TrainingParams) -> None:
@@ -95,7 +106,16 @@ def _train(params: TrainingParams, out: Path) -> None:
         parts.check_features(features, built, params, data)
         samples = EncodedSamples(data, features)
     steps = TrainingSteps(samples, collate, share, optimisation.seed)
-    summary = loop.TrainingRun(objective, steps, params, pixels, accelerator, saves, _say).go()
+    run = loop.TrainingRun(objective, steps, params, pixels, accelerator, saves, _say)
+    if accelerator.is_main_process:
+        if optimisation.warmup_steps >= run.steps:
+            _say(
+                f"the learning rate rises for {optimisation.warmup_steps} steps and the run has {run.steps}: it does "
+                "not reach lr; lower --warmup_steps"
+            )
+        if not saves.steps():
+            _note(params, out)
+    summary = run.go()
     if accelerator.is_main_process:
         if built is None:
             _save_encoder(objective.get_submodule("image_encoder"), out)
@@ -132,6 +152,13 @@ def _settings(params: TrainingParams, inputs: Sequence[Path]) -> dict[str, Any]:
     settings["processes"] = processes.world_size()
     found: dict[str, Any] = json.loads(json.dumps(settings))
     return found
+
+
+def _note(params: TrainingParams, out: Path) -> None:
+    """Write what the run is told, whoever told it, as a config that repeats it."""
+    from git_caption.tsv.writer import write_atomically
+
+    write_atomically(out / NOTED, json.dumps(to_dict(params), indent=2).encode() + b"\n")
 
 
 def _require_no_model(folder: Path) -> None:

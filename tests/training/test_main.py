@@ -214,6 +214,10 @@ def test_contrastive_needs_pooled_features(data, tmp_path):
 def test_the_door_answers_help():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--train_language_model" in done.stdout and "configs/shapes.yaml" in done.stdout
+    titles = ["data", "parts", "what is trained", "steps", "computing", "what is written"]
+    places = [done.stdout.index(f"\n{title}:\n") for title in titles]
+    assert places == sorted(places)
+    assert all(spelt in done.stdout for spelt in ("--output_gird", "--num_layres", "-iet", "-mpt", "--preset"))
 
 
 def _contents(folder) -> dict[str, bytes]:
@@ -254,7 +258,7 @@ def test_a_run_that_fails_before_its_first_step_writes_no_part_of_a_model(data, 
 def test_a_run_that_did_not_end_can_be_begun_anew_in_its_folder(data, tmp_path):
     out = tmp_path / "run"
     assert main(["--config", _config(data, out, lr=1e30, warmup_steps=0, epochs=3)]) == 1
-    assert [path.name for path in out.iterdir()] == ["journal.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["journal.csv", "training.json"]
     assert main(["--config", _config(data, out)]) == 0
 
 
@@ -312,13 +316,14 @@ def test_a_stop_sent_to_all_processes_ends_with_75_and_one_line(data, tmp_path):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None
+    assert process.stdout.readline().startswith("preset none: ")
     assert process.stdout.readline().startswith("step 1/")
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     said = rf"error: stopped by SIGTERM after step \d+ of 4000000, saved in {out}/last: run the same command again .*\n"
     assert re.fullmatch(said, errors)
-    assert sorted(path.name for path in out.iterdir()) == ["journal.csv", "last"]
+    assert sorted(path.name for path in out.iterdir()) == ["journal.csv", "last", "training.json"]
 
 
 def test_heads_that_cannot_share_the_width_are_refused_with_their_keys(data, tmp_path, capsys):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from git_caption.params.schema import group
+from git_caption.params.schema import group, key
 from git_caption.params.training.dataset import DatasetParams
 from git_caption.params.training.parts import PartsParams
+from git_caption.params.training.presets import PresetName
 from git_caption.params.training.saving import SavingParams
 from git_caption.params.training.steps import ComputingParams, OptimisationParams
 from git_caption.params.training.tuning import TuningParams
@@ -17,6 +18,9 @@ from git_caption.params.training.tuning import TuningParams
 class TrainingParams:
     """One run of `train.py`."""
 
+    preset: PresetName | None = key(
+        None, help="defaults of one of the tools before this one, under --config and flags; None: what the run implies"
+    )
     dataset: DatasetParams = group(DatasetParams, "data")
     parts: PartsParams = group(PartsParams, "parts")
     tuning: TuningParams = group(TuningParams, "what is trained")

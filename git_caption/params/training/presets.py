@@ -1,0 +1,143 @@
+"""Presets: what the tools before this one trained with, as defaults under the config file and the flags.
+
+A preset is a table of keys, a key in another by its path (`mapper.type`). Nothing but the table depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PresetName = Literal["git", "clipcap", "clipcap_opt", "instagram", "blip", "vit_gpt2", "llama_ca"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Defaults for runs whose `key` matches `pattern` (as file names are matched, in lower case)."""
+
+    key: str
+    pattern: str
+    defaults: Mapping[str, Any]
+    unless: Mapping[str, Any] = field(default_factory=dict)
+    """Settings any of which takes the case back."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The defaults of one tool.
+
+    Attributes:
+        tool: the repository that they are from.
+        defaults: key → value.
+        cases: defaults that depend on other keys; they go before `defaults`.
+        words: what values under an old spelling of a key are called here: key → value → value.
+        coming: the family of models, where this version cannot train it yet.
+    """
+
+    tool: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    cases: tuple[Case, ...] = ()
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    coming: str = ""
+
+
+# Both tools train with a linear fall of the learning rate from 2e-5 after 5000 steps.
+_STEPS = {"epochs": 10, "bs": 40, "lr": 2e-5, "warmup_steps": 5000, "schedule": "linear"}
+
+PRESETS: Mapping[PresetName, Preset] = {
+    "git": Preset(
+        tool="kevin671/generative-image-to-text",
+        defaults={
+            "data": "../data/conceptual",
+            "image_encoder.name": "ViT-B/32",
+            "image_encoder.output": "grid",
+            "mapper.type": "linearLn",
+            "mapper.prefix_length": 5,
+            "language_model.name": "facebook/opt-2.7b",
+            **_STEPS,
+            "weight_decay": 0.01,
+        },
+        cases=(
+            Case("mapper.type", "mlp", {"image_encoder.output": "pooled"}),
+            Case(
+                "language_model.name",
+                "*llama*",
+                {"language_model.quantization": "8bit"},
+                unless={"train_language_model": True},
+            ),
+        ),
+        words={"mapper.type": {"None": "linear", "transformer": "encoder_layer"}},
+    ),
+    "clipcap": Preset(
+        tool="rmokady/CLIP_prefix_caption",
+        defaults={
+            "data": "./data/coco/oscar_split_train.pkl",
+            "image_encoder.name": "ViT-B/32",
+            "image_encoder.output": "pooled",
+            "mapper.type": "mlp",
+            "mapper.prefix_length": 10,
+            "mapper.clip_length": 10,
+            "mapper.layers": 8,
+            "language_model.name": "gpt2",
+            "train_language_model": True,
+            **_STEPS,
+            "weight_decay": 0.0,
+        },
+    ),
+    "clipcap_opt": Preset(
+        tool="Jhryu30/cvpr2023_challenge_clipcap",
+        defaults={
+            "data": "./data/coco/oscar_split_ViT-B_32_train.pkl",
+            "image_encoder.name": "ViT-B/32",
+            "image_encoder.output": "pooled",
+            "mapper.type": "transformer",
+            "mapper.prefix_length": 32,
+            "mapper.clip_length": 32,
+            "mapper.layers": 8,
+            "language_model.name": "facebook/opt-2.7b",
+            "train_language_model": True,
+            **_STEPS,
+            "weight_decay": 0.01,
+        },
+        words={"language_model.name": {"opt": "facebook/opt-2.7b"}},
+    ),
+    "instagram": Preset(
+        tool="olafbrah/cs182proj",
+        defaults={
+            "data": "instagram_data",
+            "train_language_model": True,
+            "epochs": 5,
+            "bs": 64,
+            "lr": 1e-5,
+            "schedule": "linear",
+            "weight_decay": 0.01,
+        },
+    ),
+    "blip": Preset(tool="sylee0520/Image-Captioning-CC3M", coming="pretrained captioners (BLIP, ViT+GPT-2)"),
+    "vit_gpt2": Preset(tool="sylee0520/Image-Captioning-CC3M", coming="pretrained captioners (BLIP, ViT+GPT-2)"),
+    "llama_ca": Preset(tool="RaphValeri/ImageCaptioning", coming="language models with cross-attention to the image"),
+}
+
+
+def implied(told: Mapping[str, Any]) -> PresetName | None:
+    """The preset of a run that names none.
+
+    Args:
+        told: what config file and flags tell, but for Nones, by the names they tell it under.
+
+    Returns:
+        None where no tool did the like: a run that goes on from a checkpoint, trains an image encoder alone, or begins
+        with a language model that has learnt nothing.
+    """
+    if "captioner" in told:
+        return "blip"
+    if "nb_ca" in told:
+        return "llama_ca"
+    if str(told.get("data")).endswith(".pkl"):
+        return "clipcap"
+    if "init_from" in told:
+        return "instagram" if "data_dir" in told else None
+    language_model = told.get("language_model")
+    is_new = isinstance(language_model, Mapping) and language_model.get("architecture") is not None
+    return None if is_new or told.get("objective") == "contrastive" else "git"

@@ -1,0 +1,183 @@
+"""The command lines of the tools before this one, as their READMEs have them, on tiny weights under the real names."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import shlex
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from git_caption.captioner.captioner import Captioner
+from git_caption.params.training.run import TrainingParams
+from git_caption.training.main import main, parse_command
+from tests import hub_cache
+from tests.written_clip import random_clip
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29577"}
+VIT = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64}
+# name -> repository, the width of its pooled features as published, and the tower in its place
+ENCODERS = {
+    "ViT-B-32": ("timm/vit_base_patch32_clip_224.openai", 512, VIT),
+    "ViT-B-16": ("timm/vit_base_patch16_clip_224.openai", 512, VIT),
+    "RN50x4": ("timm/resnet50x4_clip.openai", 640, RESNET),
+}
+LANGUAGE_MODELS = {"gpt2": "gpt2", "gpt2-large": "gpt2", "decapoda-research/llama-7b-hf": "llama"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """HF_HOME with a hub cache of all the weights that the lines name."""
+    home = tmp_path_factory.mktemp("home")
+    sources = tmp_path_factory.mktemp("sources")
+    for name, (repository, width, tower) in ENCODERS.items():
+        (sources / name).mkdir()
+        save_file(random_clip(tower, embed_dim=width), sources / name / "open_clip_model.safetensors")
+        hub_cache.snapshot(home / "hub", repository, sources / name)
+    for repository, family in LANGUAGE_MODELS.items():
+        folder = sources / repository.replace("/", "_")
+        folder.mkdir()
+        hub_cache.snapshot(home / "hub", repository, hub_cache.language_model(folder, family))
+    return home
+
+
+@pytest.fixture
+def desk(home, tmp_path, monkeypatch) -> Path:
+    """A folder to type the lines in, with the weights in reach."""
+    real = open_clip.get_model_config
+
+    def narrow(model: str) -> dict:
+        _, width, tower = ENCODERS[model.removesuffix("-quickgelu")]
+        return {**copy.deepcopy(real(model)), "embed_dim": width, "vision_cfg": tower}
+
+    monkeypatch.setattr(open_clip, "get_model_config", narrow)
+    monkeypatch.setenv("HF_HOME", str(home))
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    monkeypatch.chdir(desk)
+    return desk
+
+
+def conceptual(folder: Path, pictures: int) -> None:
+    """The first pictures of a CC3M folder as download.py leaves it."""
+    (folder / "train").mkdir(parents=True)
+    rows = []
+    for number in range(pictures):
+        Image.new("RGB", (40, 40), (number * 6, 90, 30)).save(folder / "train" / f"{number:08d}.jpg")
+        rows.append(f"{hub_cache.TEXTS[number % 5]}\thttp://127.0.0.1/{number}.jpg\n")
+    (folder / "Train_GCC-training.tsv").write_text("".join(rows))
+
+
+def pickled(path: Path, width: int, rows: int = 40) -> None:
+    """The file of parse_coco.py."""
+    path.parent.mkdir(parents=True)
+    captions = [
+        {"image_id": str(row), "caption": hub_cache.TEXTS[row % 5], "clip_embedding": row} for row in range(rows)
+    ]
+    with open(path, "wb") as file:
+        pickle.dump({"clip_embedding": torch.randn(rows, width, dtype=torch.float16), "captions": captions}, file)
+
+
+def arguments(line: str) -> list[str]:
+    """What follows train.py, on one CPU."""
+    return [*shlex.split(line.replace("\\\n", " ").split("train.py", 1)[1]), "--device", "cpu", "--num_workers", "0"]
+
+
+def stored(folder: str) -> set[str]:
+    return {name.split(".")[0] for name in load_file(Path(folder) / "model.safetensors")}
+
+
+def config(folder: str) -> dict:
+    return json.loads((Path(folder) / "config.json").read_text())
+
+
+def test_gpt2_large_between_a_frozen_clip_and_an_mlp(desk, monkeypatch, capsys):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    conceptual(desk.parent / "data" / "conceptual", 32)
+    line = """torchrun --nnodes=1 --nproc_per_node=1 train.py \\
+        --epochs 5 \\
+        --bs 32 \\
+        -iet ViT-B/32 \\
+        -lm gpt2-large \\
+        -mpt mlp \\
+        --lr 2e-5 \\
+        -ws 5000 \\
+        --output_dir checkpoints/vitb32_gpt2l"""
+    assert main(arguments(line)) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out.splitlines()
+    assert (
+        said[0].startswith("preset git (kevin671/generative-image-to-text): data ../data/conceptual, ")
+        and "image_encoder.output pooled" in said[0]
+    )
+    assert "the learning rate rises for 5000 steps and the run has 5" in said[1]
+
+    out = "checkpoints/vitb32_gpt2l"
+    assert stored(out) == {"mapper"}
+    made = config(out)
+    assert (made["image_encoder"]["name"], made["language_model"]["name"]) == ("ViT-B/32", "gpt2-large")
+    assert (made["mapper"]["type"], made["mapper"]["prefix_length"]) == ("mlp", 5)
+    assert Captioner.load(out, device="cpu").caption([Image.new("RGB", (40, 40))])
+
+
+def test_llama_in_8_bits(desk, monkeypatch, capsys):
+    pytest.importorskip("bitsandbytes")
+    conceptual(desk.parent / "data" / "conceptual", 10)
+    line = (
+        "torchrun --nproc_per_node=4 train.py --epochs 2 --bs 10 -iet ViT-B/16 -lm decapoda-research/llama-7b-hf "
+        "--output_gird False -mpt mlp --lr 1e-5 -ws 5000 --output_dir checkpoints/vit-llama-8bit"
+    )
+    assert main(arguments(line)) == 0, capsys.readouterr().err
+    made = config("checkpoints/vit-llama-8bit")
+    assert made["language_model"]["quantization"] == "8bit"
+    assert (made["image_encoder"]["name"], made["image_encoder"]["output"]) == ("ViT-B/16", "pooled")
+    assert stored("checkpoints/vit-llama-8bit") == {"mapper"}
+
+
+def test_clipcap_trains_its_mapper_and_gpt2(desk, capsys):
+    pickled(Path("data/coco/oscar_split_ViT-B_32_train.pkl"), 512)
+    line = "python train.py --data ./data/coco/oscar_split_ViT-B_32_train.pkl --out_dir ./coco_train/"
+    assert main([*arguments(line), "--epochs", "1"]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.startswith("preset clipcap (rmokady/CLIP_prefix_caption): image_encoder.name ")
+    assert stored("coco_train") == {"mapper", "language_model"}
+    made = config("coco_train")
+    assert (made["image_encoder"]["name"], made["language_model"]["name"]) == ("ViT-B/32", "gpt2")
+    assert (made["mapper"]["type"], made["mapper"]["prefix_length"]) == ("mlp", 10)
+
+
+@pytest.mark.parametrize(("switches", "encoder", "width"), [("", "ViT-B/32", 512), ("--is_rn", "RN50x4", 640)])
+def test_clipcap_trains_its_transformer_alone(switches, encoder, width, desk, capsys):
+    pickled(Path("data/F.pkl"), width)
+    line = (
+        "python train.py --only_prefix --data data/F.pkl --out_dir ./coco_train/ --mapping_type transformer "
+        f"--num_layres 8 --prefix_length 40 --prefix_length_clip 40 {switches}"
+    )
+    assert main([*arguments(line), "--epochs", "1"]) == 0, capsys.readouterr().err
+    assert stored("coco_train") == {"mapper"}
+    made = config("coco_train")
+    assert made["image_encoder"]["name"] == encoder
+    sizes = {name: made["mapper"][name] for name in ("type", "prefix_length", "clip_length", "layers", "heads")}
+    assert sizes == {"type": "transformer", "prefix_length": 40, "clip_length": 40, "layers": 8, "heads": 8}
+
+
+def test_what_was_used_is_written_and_repeats_the_run(desk, capsys):
+    pickled(Path("data/F.pkl"), 512)
+    told = arguments("train.py --data data/F.pkl --out_dir a --only_prefix --bs 20 --epochs 1 --warmup_steps 1")
+    assert main(told) == 0, capsys.readouterr().err
+    noted = json.loads(Path("a/training.json").read_text())
+    assert (noted["preset"], noted["bs"], noted["weight_decay"], noted["output_dir"]) == ("clipcap", 20, 0.0, "a")
+    assert noted["mapper"]["prefix_length"] == 10 and noted["train_language_model"] is False
+
+    again = ["--config", "a/training.json", "--output_dir", "b"]
+    assert isinstance(parse_command(again), TrainingParams)
+    assert main(again) == 0, capsys.readouterr().err
+    assert json.loads(Path("b/training.json").read_text()) == {**noted, "output_dir": "b"}
+    first, second = (load_file(f"{folder}/model.safetensors") for folder in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
