@@ -66,6 +66,14 @@ class GitNetwork(nn.Module):
         self.takes_positions = "position_ids" in forward_keys(language_model)
         self._packs: list[packing.Way | None] = []  # the answer once it is known: now weights may not be in place yet
 
+    def train(self, mode: bool = True) -> GitNetwork:
+        """As `nn.Module.train`; parts of which nothing is trained stay in evaluation mode, without dropout."""
+        super().train(mode)
+        for part in self.children():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
+
     def encode(self, pixels: Tensor) -> Features:
         """The features of images float[B, 3, R, R]; once per image, however many prompts it has."""
         features: Features = self.image_encoder(pixels)
