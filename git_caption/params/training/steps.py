@@ -16,7 +16,7 @@ class OptimisationParams:
     bs: int = key(32, minimum=1, help="pictures that a process computes at once", aliases=("batch_size",))
     accumulation: int = key(1, minimum=1, help="batches whose gradients make one step, for memory too small for bs")
     optimizer: Literal["adamw", "adamw_8bit"] = key(
-        "adamw", help="adamw_8bit holds its state in 8 bits, by bitsandbytes: a quarter of the memory; on a GPU"
+        "adamw", help="adamw_8bit holds the state of large matrices in 8 bits, by bitsandbytes: a quarter of the memory"
     )
     lr: float = key(2e-5, above=0, help="highest learning rate of AdamW")
     image_encoder_lr: float | None = key(
