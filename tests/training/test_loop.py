@@ -60,7 +60,7 @@ def written(shapes: Path, out: Path, **changes: Any) -> str:
         "input_resolution": 32,
         "vocab_size": 300,
         "train_image_encoder": True,
-        "train_language_model": True,
+        "tune": "full",
         "bs": 8,
         "epochs": STEPS / 8,
         "lr": 1e-2,
