@@ -74,6 +74,8 @@ def build_parts(params: TrainingParams, data: TrainingData, device: torch.device
     config = prepare(parts.network, parts.config, params.tuning, params.parts.init_from or "this run")
     if params.computing.gradient_checkpointing:
         checkpoint_blocks(parts.network.language_model)
+    if params.computing.compile:
+        parts.network.compile_for_training()
     return replace(parts, config=config)
 
 

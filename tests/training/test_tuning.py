@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +276,13 @@ def test_a_checkpoint_in_bits_is_not_trained_in_full(data, start, language_model
 
     assert run(data, tmp_path / "run", init_from=str(tmp_path / "bits"), tune="head") == 2
     assert "'tune': llama is in 8bit; weights in 8 or 4 bits stay as they are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_network_computes_the_same_losses(backend, data, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for name, compiled in (("plain", False), ("compiled", True)):
+        keys = {"init_from": str(start / "llama"), "tune": "lora", "lora_dropout": 0.0, "compile": compiled}
+        assert run(data, tmp_path / name, **keys, epochs=1) == 0
+
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
