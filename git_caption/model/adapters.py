@@ -42,7 +42,6 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig) -> None:
     _require_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
-    linear = dict(_linear_layers(model))
     inject_adapter_in_model(
         LoraConfig(
             r=config.rank,
@@ -50,7 +49,7 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig) -> None:
             lora_dropout=config.dropout,
             use_dora=config.dora,
             target_modules=targets(model, config.targets),
-            fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in linear.values()),
+            fan_in_fan_out=any(isinstance(layer, Conv1D) for _, layer in _linear_layers(model)),
             task_type="CAUSAL_LM",
         ),
         model,
@@ -70,7 +69,7 @@ def targets(model: nn.Module, wanted: AdapterTargets) -> str:
     Raises:
         UsageError: there are none of the kind.
     """
-    names = [name for name in dict(_linear_layers(model)) if any(map(str.isdigit, name.split(".")))]
+    names = [name for name, _ in _linear_layers(model) if any(map(str.isdigit, name.split(".")))]
     if wanted != "both":
         names = [name for name in names if bool(ATTENTION.search(name)) == (wanted == "attention")]
     if not names:

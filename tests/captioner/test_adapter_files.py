@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from git_caption.captioner import checkpoint
 from git_caption.captioner.captioner import Captioner
+from git_caption.captioner.repository_files import checkpoint_files
 from git_caption.errors import WeightsError
 from git_caption.model.git import TextBatch
 from git_caption.model.vision import Features
@@ -128,6 +129,18 @@ def test_an_adapter_that_is_not_the_one_told_of_is_refused(published, tmp_path):
     weights.unlink()
     with pytest.raises(WeightsError, match=r"no adapter_model.safetensors; the checkpoint is incomplete"):
         Captioner.load(tmp_path, device="cpu")
+
+
+def test_an_adapter_is_fetched_with_its_checkpoint():
+    names = [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer/tokenizer.json",
+        *(f"adapter/{n}" for n in FILES),
+    ]
+
+    assert checkpoint_files(names) == (names[1:], [])
 
 
 def test_a_model_without_an_adapter_replaces_one_with_it(published, tmp_path):
