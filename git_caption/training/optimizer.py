@@ -44,7 +44,7 @@ def build_optimizer(module: nn.Module, params: OptimisationParams, steps: int) -
 def _adamw_8bit(groups: list[dict[str, Any]]) -> Optimizer:
     if not is_bitsandbytes_available():
         raise UsageError("'optimizer': adamw_8bit needs bitsandbytes: pip install 'git-caption[8bit]'")
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes import optim
 
-    optimizer: Optimizer = AdamW8bit(groups, betas=BETAS)
+    optimizer: Optimizer = optim.AdamW8bit(groups, betas=BETAS)  # type: ignore[attr-defined,no-untyped-call]
     return optimizer
