@@ -168,7 +168,7 @@ def ours(folder: Path, task: Task, steps: int, precision: str, *, cached: bool) 
             "init_from": str(folder / "model"),
             "image_tsv": str(folder / "images.tsv"),
             "caption_tsv": str(folder / "captions.tsv"),
-            "train_language_model": task.tunes_language_model,
+            "tune": "full" if task.tunes_language_model else "mapper",
             "epochs": steps * task.batch_size / _rows(folder),
             "bs": task.batch_size,
             "precision": precision,

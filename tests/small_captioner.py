@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from git_caption.captioner.captioner import Captioner
+from git_caption.model.adapters import add_adapter
 from git_caption.model.git import GitNetwork
 from git_caption.model.language import build_language_model, width
 from git_caption.model.mapping import build_mapper
 from git_caption.model.vision import build_image_encoder
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.model import (
+    AdapterConfig,
     CaptionerConfig,
     ImageEncoderConfig,
     LanguageModelConfig,
@@ -60,3 +63,16 @@ def small_captioner(
         for parameter in [*built.parameters(), *encoder.parameters()]:
             parameter.add_(0.4 * torch.randn_like(parameter))
     return Captioner(config, GitNetwork(encoder, built, model).eval(), load_tokenizer(folder))
+
+
+def adapted(captioner: Captioner, **settings: Any) -> Captioner:
+    """The captioner with an adapter on its language model that changes what it says."""
+    config, network = captioner.own_parts()
+    adapter = AdapterConfig(rank=2, **settings)
+    add_adapter(network.language_model, adapter)
+    with torch.no_grad():
+        for name, parameter in network.language_model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.2)
+    network.requires_grad_(False)
+    return Captioner(replace(config, adapter=adapter), network, captioner.tokenizer)

@@ -1,7 +1,8 @@
-"""A checkpoint directory: config.json, model.safetensors and tokenizer/, replaced together and loaded exactly.
+"""A checkpoint directory: config.json, model.safetensors, tokenizer/, adapter/, replaced together and loaded exactly.
 
-What was trained is in model.safetensors under `image_encoder.`, `mapper.`, `language_model.` and `temporal.`; a frozen
-part is a source (hub id or path, revision, sha256) in config.json instead. Other files of the folder are left alone.
+What was trained is in model.safetensors under `image_encoder.`, `mapper.`, `language_model.` and `temporal.`, LoRA on
+the language model in adapter/; a frozen part is a source (hub id or path, revision, sha256) in config.json instead.
+Other files of the folder are left alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from git_caption.captioner.adapter_files import write_adapter
 from git_caption.captioner.repository_files import weight_files
 from git_caption.errors import WeightsError
 from git_caption.params.json_file import read_object
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from git_caption.model.git import GitNetwork
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
+CONFIG, WEIGHTS, TOKENIZER, ADAPTER = "config.json", "model.safetensors", "tokenizer", "adapter"
 WRITING, WRITTEN = ".saving", ".saved"
 VERSIONED = {"torch": "torch", "transformers": "transformers", "open_clip": "open_clip_torch"}
 BLOCK = 1 << 20
@@ -41,7 +43,7 @@ def save(config: CaptionerConfig, network: GitNetwork, tokenizer: PreTrainedToke
         config: what the network was built from; parts whose `weights` is None are stored, the others referred to.
             Architectures of stored parts and the library versions are filled in; a language model in 8 or 4 bits is
             stored in these, to be loaded again as it is.
-        network: the trained network.
+        network: the trained network, with an adapter on its language model where `config.adapter` tells of one.
         tokenizer: the language model's.
         folder: made where it is not there.
     """
@@ -58,7 +60,10 @@ def save(config: CaptionerConfig, network: GitNetwork, tokenizer: PreTrainedToke
     (new / CONFIG).write_text(text, encoding="utf-8")
     tokenizer.save_pretrained(new / TOKENIZER)
     save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-    shutil.copymode(new / CONFIG, new / WEIGHTS)  # safetensors writes for the owner alone, whatever the umask
+    if config.adapter is not None:
+        write_adapter(network.language_model, config.language_model.weights, new / ADAPTER)
+    for path in new.rglob("*.safetensors"):
+        shutil.copymode(new / CONFIG, path)  # safetensors writes for the owner alone, whatever the umask
     for path in [*new.rglob("*"), new]:
         _to_disk(path)
     new.rename(folder / WRITTEN)  # from here on the new checkpoint counts
@@ -82,6 +87,11 @@ def load_config(folder: Path) -> CaptionerConfig:
 def tokenizer_folder(folder: Path) -> Path:
     """The folder of the checkpoint's tokenizer."""
     return _current(folder, TOKENIZER)
+
+
+def adapter_folder(folder: Path) -> Path:
+    """The folder of the checkpoint's adapter, where its config tells of one."""
+    return _current(folder, ADAPTER)
 
 
 def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
@@ -133,6 +143,8 @@ def fill(config: CaptionerConfig, network: GitNetwork, tensors: Mapping[str, Ten
 
 def stored_tensors(config: CaptionerConfig, network: GitNetwork) -> Iterator[tuple[list[str], Tensor]]:
     """What model.safetensors holds: (names of tied tensors, sorted; the tensor), in order of the first names."""
+    from git_caption.model.adapters import without_adapter
+
     modules: dict[str, nn.Module] = {"mapper": network.mapper}
     if network.temporal is not None:
         modules["temporal"] = network.temporal
@@ -142,7 +154,7 @@ def stored_tensors(config: CaptionerConfig, network: GitNetwork) -> Iterator[tup
         modules["language_model"] = network.language_model
     tied: dict[Any, tuple[list[str], Tensor]] = {}
     for part, module in sorted(modules.items()):
-        for name, tensor in sorted(module.state_dict().items()):
+        for name, tensor in sorted(without_adapter(module.state_dict()).items()):
             full = f"{part}.{name}"
             place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else full
             tied.setdefault(place, ([], tensor))[0].append(full)
@@ -169,7 +181,7 @@ def weights_sha256(path: Path) -> str:
     """The sha256 of a weights file, or of a folder of weights wherever it lies.
 
     A language model's folder of one weights file has that file's; of several shards, that of their names and sums. A
-    checkpoint's folder has that of its config, weights and tokenizer, for each of them can change what it says.
+    checkpoint's folder has that of its config, weights, tokenizer and adapter, for each can change what it says.
     """
     files = _checkpoint_files(path) if is_checkpoint(path) else {file.name: file for file in weight_files(path)}
     if len(files) == 1:
@@ -191,15 +203,20 @@ def is_checkpoint(folder: Path) -> bool:
 
 def _checkpoint_files(folder: Path) -> dict[str, Path]:
     files = {name: _current(folder, name) for name in (CONFIG, WEIGHTS)}
-    tokenizer = _current(folder, TOKENIZER)
-    inner = [path for path in tokenizer.rglob("*") if path.is_file()]
-    files |= {f"{TOKENIZER}/{path.relative_to(tokenizer).as_posix()}": path for path in inner}
+    for name in (TOKENIZER, ADAPTER) if _tells_of_an_adapter(files[CONFIG]) else (TOKENIZER,):
+        held = _current(folder, name)
+        inner = [path for path in held.rglob("*") if path.is_file()]
+        files |= {f"{name}/{path.relative_to(held).as_posix()}": path for path in inner}
     return {name: path for name, path in files.items() if path.is_file()}
 
 
 def read_json(folder: Path) -> dict[str, Any]:
     """The content of the folder's config.json. Raises WeightsError: it is not there, or no JSON object."""
     return read_object(_current(folder, CONFIG))
+
+
+def _tells_of_an_adapter(config: Path) -> bool:
+    return config.is_file() and read_object(config).get("adapter") is not None
 
 
 def _sha256_of_file(path: Path) -> str:
@@ -232,9 +249,12 @@ def _finish_saving(folder: Path) -> None:
     done = folder / WRITTEN
     if not done.is_dir():
         return
-    if (done / TOKENIZER).is_dir():
-        shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
-        (done / TOKENIZER).rename(folder / TOKENIZER)
+    for name in (TOKENIZER, ADAPTER):
+        if (done / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (done / name).rename(folder / name)
+    if _tells_of_an_adapter(folder / CONFIG) and not _tells_of_an_adapter(_current(folder, CONFIG)):
+        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     for name in (WEIGHTS, CONFIG):
         if (done / name).is_file():
             (done / name).replace(folder / name)

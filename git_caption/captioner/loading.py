@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from git_caption.captioner import checkpoint, hub
+from git_caption.captioner.adapter_files import put_adapter
 from git_caption.captioner.fingerprint import fingerprint
 from git_caption.captioner.legacy import git_tool
 from git_caption.errors import UsageError, WeightsError
@@ -63,6 +64,9 @@ def load(
             f"{folder}: the language model is stored in {held}, quantization 'none' cannot be had: leave it out"
         )
     config = replace(config, language_model=replace(config.language_model, quantization=held))
+    if config.adapter is not None:
+        put_adapter(network.language_model, config.adapter, checkpoint.adapter_folder(folder))
+        network.requires_grad_(False)
     config = _seen_as(config, network, model.test_crop_size, model.test_respect_ratio_max)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder))
     return config, network, tokenizer, fingerprint(config, sources, checkpoint.weights_sha256(folder))

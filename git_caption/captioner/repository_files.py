@@ -82,7 +82,8 @@ def language_model_files(names: Collection[str], weights: bool = True) -> tuple[
 
 def checkpoint_files(names: Collection[str]) -> tuple[list[str], list[str]]:
     """Files of a checkpoint of ours."""
-    wanted = [name for name in names if name in {"config.json", "model.safetensors"} or name.startswith("tokenizer/")]
+    folders = ("tokenizer/", "adapter/")
+    wanted = [name for name in names if name in {"config.json", "model.safetensors"} or name.startswith(folders)]
     missing = [name for name in ("config.json", "model.safetensors") if name not in names]
     if not any(name.startswith("tokenizer/") for name in names):
         missing.append("tokenizer/")

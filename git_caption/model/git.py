@@ -8,9 +8,9 @@ D_l language width, T target length, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,22 @@ class GitNetwork(nn.Module):
         self.temporal = temporal
         self.takes_positions = "position_ids" in forward_keys(language_model)
         self._packs: list[packing.Way | None] = []  # the answer once it is known: now weights may not be in place yet
+        self._compiled: Callable[..., Any] | None = None
+
+    def train(self, mode: bool = True) -> GitNetwork:
+        """As `nn.Module.train`; parts of which nothing is trained stay in evaluation mode, without dropout."""
+        super().train(mode)
+        for part in self.children():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
+
+    def compile_for_training(self) -> None:
+        """Compile what `encode` and `token_logprobs` run; decoding, whose shapes change with every token, is left."""
+        self.image_encoder.compile()
+        # the method, for a compiled module would be one more child of this one
+        self._compiled = torch.compile(self.language_model.forward, dynamic=True)
+        self._packs = [None]  # the layout of packed texts is another in every batch, and would be compiled again
 
     def encode(self, pixels: Tensor) -> Features:
         """The features of images float[B, 3, R, R]; once per image, however many prompts it has."""
@@ -186,7 +202,7 @@ class GitNetwork(nn.Module):
             if self.takes_positions:
                 options["position_ids"] = position_ids(options["attention_mask"])
         # else plain causal attention, which is exact, for targets do not see the padding to their right, and faster
-        logits = self.language_model(
+        logits = (self._compiled or self.language_model)(
             inputs_embeds=torch.cat([context["inputs_embeds"], embedded], dim=1),
             logits_to_keep=torch.arange(start - 1, start - 1 + length, device=targets.device),
             use_cache=False,

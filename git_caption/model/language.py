@@ -6,7 +6,7 @@ import inspect
 import json
 import tempfile
 import weakref
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from git_caption.errors import UsageError
 from git_caption.model.device_map import DeviceMap
@@ -141,12 +143,36 @@ def forward_keys(model: PreTrainedModel) -> Container[str]:
     return inspect.signature(inner.forward).parameters
 
 
+def checkpoint_blocks(model: PreTrainedModel) -> None:
+    """Keep only the inputs of the model's blocks for their gradients, and compute the rest again when it is needed.
+
+    Unlike transformers' own, this works in evaluation mode too, in which a frozen model is. Results are the same.
+
+    Raises:
+        UsageError: the blocks of the model are not known.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not blocks:
+        raise UsageError(f"'gradient_checkpointing': the blocks of {type(model).__name__} are not known; leave it out")
+    for block in blocks:
+        block.forward = _checkpointed(block.forward)
+
+
 def position_ids(mask: Tensor) -> Tensor:
     """The positions of a left-padded batch: long[B, L] from a mask [B, L], counting real tokens only.
 
     GPT-2 numbers positions from the left edge otherwise, padding included, and its logits are wrong.
     """
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def computed_again(*args: Any, **options: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **options)
+        return checkpoint(forward, *args, use_reentrant=False, **options)
+
+    return computed_again
 
 
 def _from_architecture(config: LanguageModelConfig, dtype: torch.dtype) -> PreTrainedModel:

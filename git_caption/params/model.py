@@ -12,6 +12,7 @@ from git_caption.params.schema import key
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CUSTOM = "custom"
+AdapterTargets = Literal["attention", "feed_forward", "both"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,17 @@ class LanguageModelConfig:
 
 
 @dataclass(frozen=True)
+class AdapterConfig:
+    """LoRA on the language model."""
+
+    rank: int = key(16, minimum=1, help="width of the matrices beside each layer")
+    alpha: float = key(32.0, above=0, help="what they give counts alpha / rank times")
+    dropout: float = key(0.05, minimum=0, maximum=0.9, help="part of their inputs left out, in training")
+    dora: bool = key(False, help="DoRA: the length of each column of weights is trained by itself")
+    targets: AdapterTargets = key("both", help="the linear layers they stand beside")
+
+
+@dataclass(frozen=True)
 class PromptConfig:
     """Templates of the text put before generation."""
 
@@ -130,6 +142,7 @@ class CaptionerConfig:
     image_encoder: ImageEncoderConfig = key(help="the visual tower")
     mapper: MapperConfig = key(help="the network between the two")
     language_model: LanguageModelConfig = key(help="the causal language model")
+    adapter: AdapterConfig | None = key(None, help="LoRA on the language model, in adapter/; None: there is none")
     transform: TransformConfig = key(TransformConfig(), help="from image to pixels")
     prompt: PromptConfig = key(PromptConfig(), help="prompt templates")
     fusion: Literal["prefix"] = key("prefix", help="how the image reaches the language model")

@@ -35,7 +35,7 @@ before both. It is implied, and printed first:
 EPILOG = """\
 Examples:
   # your own pictures: the columns image and caption of a CSV; the embedded captioner is trained on
-  python3 train.py --data photos.csv --init_from data/shapes/model --train_language_model True --bs 8 \\
+  python3 train.py --data photos.csv --init_from data/shapes/model --tune full --bs 8 \\
       --epochs 250 --lr 2e-3 --output_dir checkpoints/photos
   # a mapper between a frozen CLIP and a frozen GPT-2, from the CC3M folder ../data/conceptual
   torchrun --nproc_per_node=1 train.py -iet ViT-B/32 -lm gpt2-large -mpt mlp --bs 32 --epochs 5 \\

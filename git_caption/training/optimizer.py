@@ -1,25 +1,31 @@
-"""AdamW and its learning rate: warm-up, then a fall."""
+"""AdamW, in 32 or 8 bits, and its learning rate: warm-up, then a fall."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
+from transformers.utils.import_utils import is_bitsandbytes_available
 
+from git_caption.errors import UsageError
 from git_caption.model.vision import ImageEncoder
 from git_caption.params.training.steps import OptimisationParams
 
+BETAS = (0.9, 0.98)
 _NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}  # as transformers calls them
 
 
-def build_optimizer(module: nn.Module, params: OptimisationParams, steps: int) -> tuple[AdamW, LRScheduler]:
+def build_optimizer(module: nn.Module, params: OptimisationParams, steps: int) -> tuple[Optimizer, LRScheduler]:
     """AdamW over what requires gradients in `module`.
 
     Weight decay is on matrices, not on biases, norms and gains. An image encoder has its own learning rate where
     `image_encoder_lr` says so.
+
+    Raises:
+        UsageError: its state was to be in 8 bits and bitsandbytes is not installed.
     """
     encoders = [part for part in module.modules() if isinstance(part, ImageEncoder)]
     encoder = {id(parameter) for part in encoders for parameter in part.parameters()}
@@ -30,6 +36,15 @@ def build_optimizer(module: nn.Module, params: OptimisationParams, steps: int) -
             chosen = [p for p in trained if (p.dim() >= 2) == is_matrix]
             if chosen:
                 groups.append({"params": chosen, "lr": lr, "weight_decay": weight_decay})
-    optimizer = AdamW(groups, lr=params.lr, betas=(0.9, 0.98), fused=True)
+    optimizer = _adamw_8bit(groups) if params.optimizer == "adamw_8bit" else AdamW(groups, betas=BETAS, fused=True)
     name = _NAMES[params.schedule]
     return optimizer, get_scheduler(name, optimizer, num_warmup_steps=params.warmup_steps, num_training_steps=steps)
+
+
+def _adamw_8bit(groups: list[dict[str, Any]]) -> Optimizer:
+    if not is_bitsandbytes_available():
+        raise UsageError("'optimizer': adamw_8bit needs bitsandbytes: pip install 'git-caption[8bit]'")
+    from bitsandbytes import optim
+
+    optimizer: Optimizer = optim.AdamW8bit(groups, betas=BETAS)  # type: ignore[attr-defined,no-untyped-call]
+    return optimizer

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from git_caption.captioner import checkpoint, hub
@@ -17,7 +16,7 @@ from git_caption.captioner.feature_origin import feature_origin
 from git_caption.errors import UsageError
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import build_language_model, width
+from git_caption.model.language import build_language_model, checkpoint_blocks, width
 from git_caption.model.mapping import build_mapper
 from git_caption.model.quantization import quantization_of
 from git_caption.model.vision import ImageEncoder, build_image_encoder, encoder_transform
@@ -39,6 +38,7 @@ from git_caption.samples.features import FeatureCache
 from git_caption.samples.training_data import Texts, TrainingData
 from git_caption.text.prompts import prompt_ids, render
 from git_caption.text.tokenizer import load_tokenizer, train_bpe
+from git_caption.training.tuning import prepare
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,11 +71,12 @@ def build_parts(params: TrainingParams, data: TrainingData, device: torch.device
     """The network of a caption run; what is not trained is frozen and referred to by its source."""
     parts = _continued(params, device) if params.parts.init_from is not None else _new(params, data, device)
     prompt_ids(parts.tokenizer, parts.config.prompt, "")  # a tokenizer without a chat template says so now
-    network = parts.network
-    network.mapper.requires_grad_(True)
-    _set_trained(network.image_encoder, params.tuning.train_image_encoder)
-    _set_trained(network.language_model, params.tuning.train_language_model)
-    return parts
+    config = prepare(parts.network, parts.config, params.tuning, params.parts.init_from or "this run")
+    if params.computing.gradient_checkpointing:
+        checkpoint_blocks(parts.network.language_model)
+    if params.computing.compile:
+        parts.network.compile_for_training()
+    return replace(parts, config=config)
 
 
 def check_features(
@@ -145,12 +146,7 @@ def _continued(params: TrainingParams, device: torch.device) -> Parts:
     config, network = captioner.own_parts()
     if tuning.train_image_encoder:
         config = replace(config, image_encoder=replace(config.image_encoder, weights=None))
-    if tuning.train_language_model:
-        if config.language_model.quantization != "none":
-            raise UsageError(
-                f"'train_language_model': the language model of {told.init_from} is in "
-                f"{config.language_model.quantization} and cannot be trained, only kept frozen"
-            )
+    if tuning.changes_language_model:
         config = replace(config, language_model=replace(config.language_model, weights=None))
     config = replace(config, prompt=told.prompt or config.prompt, decoding=told.decoding or config.decoding)
     return Parts(network, captioner.tokenizer, config)
@@ -166,7 +162,7 @@ def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Pa
         told.image_encoder, transform.resolution, trained=tuning.train_image_encoder
     )
     language_model, language_config = _language_model(
-        told.language_model, tokenizer, device, trained=tuning.train_language_model
+        told.language_model, tokenizer, device, trained=tuning.changes_language_model
     )
     pooled = told.image_encoder.output == "pooled"
     mapper_config = told.mapper or MapperConfig("linear")
@@ -225,13 +221,5 @@ def _language_model(
     checkpoint.check_source(source, folder)
     model = build_language_model(config, folder, torch.float32, device)
     held = quantization_of(model.config.to_diff_dict())
-    if trained and held != "none":
-        raise UsageError(f"'train_language_model': {source.id} is in {held} and cannot be trained, only kept frozen")
     kept = None if trained else replace(source, sha256=checkpoint.weights_sha256(folder))
     return model, replace(config, weights=kept, quantization=held)
-
-
-def _set_trained(part: nn.Module, trained: bool) -> None:
-    for parameter in part.parameters():
-        if parameter.is_floating_point():
-            parameter.requires_grad_(trained)

@@ -77,7 +77,7 @@ def _train(params: TrainingParams, out: Path) -> None:
     from git_caption.samples.feature_rows import EncodedSamples
     from git_caption.samples.steps import Share, TrainingSteps
     from git_caption.samples.training_data import TrainingSamples
-    from git_caption.training import loop, parts
+    from git_caption.training import loop, parts, tuning
     from git_caption.training.device import accelerator_of
     from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, Objective
 
@@ -120,7 +120,8 @@ def _train(params: TrainingParams, out: Path) -> None:
         if built is None:
             _save_encoder(objective.get_submodule("image_encoder"), out)
         else:
-            checkpoint.save(built.config, built.network, built.tokenizer, out)
+            config = tuning.finish(built.network, built.config, params.tuning)
+            checkpoint.save(config, built.network, built.tokenizer, out)
         saves.remove()
         print(f"{summary}\nwrote {out}")
 

@@ -15,6 +15,7 @@ from git_caption.captioner import checkpoint
 from git_caption.captioner.captioner import Captioner
 from git_caption.errors import WeightsError
 from git_caption.params.model import WeightsSource
+from tests.small_captioner import adapted
 
 PROMPTS = {"num_beams": 3, "max_new_tokens": 8}
 
@@ -209,12 +210,17 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in `save` catches it."""
 
 
-def test_a_kill_at_any_moment_leaves_the_old_or_the_new_one(make_captioner, pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("with_adapter", ["old", "new"])
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new_one(
+    with_adapter, make_captioner, pictures, tmp_path, monkeypatch
+):
     old, new = make_captioner("gpt2", seed=1), make_captioner("opt", "linearLn", "grid", seed=2)
+    old, new = (adapted(old), new) if with_adapter == "old" else (old, adapted(new))
+    names = ["adapter"] if with_adapter == "new" else []
     texts = {old.caption(pictures, **PROMPTS)[0]: "old", new.caption(pictures, **PROMPTS)[0]: "new"}
     assert len(texts) == 2
     seen = []
-    for last in range(40):
+    for last in range(50):
         folder = tmp_path / str(last)
         old.save(folder)
         with monkeypatch.context() as patch, pytest.raises(Killed) as caught:
@@ -236,7 +242,7 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_one(make_captioner, pict
             raise Killed("after the last operation")
         seen.append(texts[Captioner.load(folder).caption(pictures, **PROMPTS)[0]])
         new.save(folder)  # the next save clears up what was left
-        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer"]
+        assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "tokenizer", *names}
         if caught.value.args:
             break
     assert caught.value.args and seen == sorted(seen, reverse=True)

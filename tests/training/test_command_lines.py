@@ -173,7 +173,7 @@ def test_what_was_used_is_written_and_repeats_the_run(desk, capsys):
     assert main(told) == 0, capsys.readouterr().err
     noted = json.loads(Path("a/training.json").read_text())
     assert (noted["preset"], noted["bs"], noted["weight_decay"], noted["output_dir"]) == ("clipcap", 20, 0.0, "a")
-    assert noted["mapper"]["prefix_length"] == 10 and noted["train_language_model"] is False
+    assert noted["mapper"]["prefix_length"] == 10 and noted["tune"] == "mapper"
 
     again = ["--config", "a/training.json", "--output_dir", "b"]
     assert isinstance(parse_command(again), TrainingParams)

@@ -90,7 +90,7 @@ def run(data, out, encoder, **changes) -> int:
             "name": "small",
             "architecture": {"model_type": "gpt2", "n_positions": 128, "n_embd": 16, "n_layer": 1, "n_head": 2},
         },
-        "train_language_model": True,
+        "tune": "full",
         "vocab_size": 300,
         "bs": 8,
         "num_workers": 0,

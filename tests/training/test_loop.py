@@ -60,7 +60,7 @@ def written(shapes: Path, out: Path, **changes: Any) -> str:
         "input_resolution": 32,
         "vocab_size": 300,
         "train_image_encoder": True,
-        "train_language_model": True,
+        "tune": "full",
         "bs": 8,
         "epochs": STEPS / 8,
         "lr": 1e-2,
@@ -124,6 +124,32 @@ def test_a_run_that_ends_at_any_step_goes_on_to_the_same_end(data, undisturbed, 
     assert main(["--config", config]) == 0
     assert f"going on after step 20 of {STEPS}, from {out}/last" in capsys.readouterr().out
     same(out, undisturbed)
+
+
+@pytest.mark.parametrize("changes", [{"tune": "lora", "lora_rank": 4}, {"optimizer": "adamw_8bit"}])
+def test_so_does_one_with_lora_or_with_an_optimiser_in_8_bits(changes, data, tmp_path, monkeypatch):
+    pytest.importorskip("peft" if "tune" in changes else "bitsandbytes")
+    whole, out = tmp_path / "whole" / "run", tmp_path / "stopped" / "run"
+    assert main(["--config", written(data, whole, **changes)]) == 0
+    assert losses(whole)[-1] < losses(whole)[0]
+    from git_caption.training import loop
+
+    take = loop.TrainingRun._step
+
+    def ends(run, number, *rest):
+        if number == 14:
+            raise KeyboardInterrupt
+        return take(run, number, *rest)
+
+    monkeypatch.setattr(loop.TrainingRun, "_step", ends)
+    assert main(["--config", written(data, out, **changes)]) == 75
+    monkeypatch.setattr(loop.TrainingRun, "_step", take)
+    assert main(["--config", written(data, out, **changes)]) == 0
+
+    same(out, whole)
+    adapters = [sorted((folder / "adapter").glob("*")) for folder in (whole, out)]
+    assert bool(adapters[0]) == ("tune" in changes)
+    assert [path.read_bytes() for path in adapters[0]] == [path.read_bytes() for path in adapters[1]]
 
 
 @pytest.mark.runs(30)

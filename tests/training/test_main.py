@@ -54,7 +54,7 @@ def _config(data, out, **changes):
         "input_resolution": 32,
         "vocab_size": 300,
         "train_image_encoder": True,
-        "train_language_model": True,
+        "tune": "full",
         "bs": 16,
         "lr": 1e-2,
         "warmup_steps": 2,
@@ -162,7 +162,7 @@ def test_an_instruct_model_is_trained_as_the_chat_it_is_asked_in_later(data, pub
     out = tmp_path / "instruct"
     prompt = {"caption": "Describe it.", "question": "{question}", "chat": True, "system": "Look."}
     language_model = {"name": str(published("qwen2"))}
-    config = _config(data, out, language_model=language_model, prompt=prompt, train_language_model=False, epochs=0.5)
+    config = _config(data, out, language_model=language_model, prompt=prompt, tune="mapper", epochs=0.5)
     assert main(["--config", config]) == 0
 
     from git_caption import Captioner
@@ -183,10 +183,10 @@ def test_a_language_model_saved_in_bits_stays_frozen(trained, data, published, t
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (folder / file).write_bytes((published("qwen2") / file).read_bytes())
     out = tmp_path / "run"
-    config = _config(data, out, language_model={"name": str(folder)}, train_language_model=trained, epochs=0.5)
+    config = _config(data, out, language_model={"name": str(folder)}, tune="full" if trained else "mapper", epochs=0.5)
     assert main(["--config", config]) == (2 if trained else 0)
     if trained:
-        assert f"'train_language_model': {folder} is in 8bit and cannot be trained" in capsys.readouterr().err
+        assert f"'tune': {folder} is in 8bit; weights in 8 or 4 bits stay as they are" in capsys.readouterr().err
     else:
         written = json.loads((out / "config.json").read_text())["language_model"]
         assert (written["quantization"], written["weights"]["id"]) == ("8bit", str(folder))
@@ -194,9 +194,9 @@ def test_a_language_model_saved_in_bits_stays_frozen(trained, data, published, t
 
 def test_flags_win_over_the_config_file(data, tmp_path):
     config = _config(data, tmp_path / "x")
-    params = parse_command(["--config", config, "--lr", "1e-4", "--epochs", "3", "--train_language_model", "False"])
+    params = parse_command(["--config", config, "--lr", "1e-4", "--epochs", "3", "--tune", "mapper"])
     assert (params.optimisation.lr, params.optimisation.epochs, params.optimisation.bs) == (1e-4, 3.0, 16)
-    assert params.tuning.train_language_model is False
+    assert params.tuning.tune == "mapper"
 
 
 def test_wrong_keys_are_all_named_before_anything_is_loaded(data, tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_contrastive_needs_pooled_features(data, tmp_path):
 
 def test_the_door_answers_help():
     done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--train_language_model" in done.stdout and "configs/shapes.yaml" in done.stdout
+    assert "--tune" in done.stdout and "configs/shapes.yaml" in done.stdout
     titles = ["data", "parts", "what is trained", "steps", "computing", "what is written"]
     places = [done.stdout.index(f"\n{title}:\n") for title in titles]
     assert places == sorted(places)
@@ -348,7 +348,7 @@ def test_a_frozen_language_model_is_the_one_that_weights_name(language_model, da
     digest = hashlib.sha256((language_model / "model.safetensors").read_bytes()).hexdigest()
     weights = {"id": "org/model", "revision": hub_cache.REVISION, "sha256": digest}
     out = tmp_path / "run"
-    changes = {"language_model": {"name": "mine", "weights": weights}, "train_language_model": False, "epochs": 0.5}
+    changes = {"language_model": {"name": "mine", "weights": weights}, "tune": "mapper", "epochs": 0.5}
     assert main(["--config", _config(data, out, **changes)]) == 0
     written = json.loads((out / "config.json").read_text())["language_model"]
     assert (written["name"], written["weights"]) == ("mine", weights)
@@ -373,7 +373,10 @@ def test_a_frozen_language_model_is_the_one_that_weights_name(language_model, da
 def test_weights_of_a_language_model_that_cannot_be_had_stop_the_run(
     weights, message, trained, language_model, data, tmp_path, capsys
 ):
-    changes = {"language_model": {"name": str(language_model), "weights": weights}, "train_language_model": trained}
+    changes = {
+        "language_model": {"name": str(language_model), "weights": weights},
+        "tune": "full" if trained else "mapper",
+    }
     assert main(["--config", _config(data, tmp_path / "run", **changes)]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -13,6 +13,8 @@ from git_caption.params.training.saving import SavingParams
 from git_caption.params.training.steps import ComputingParams, OptimisationParams
 from git_caption.params.training.tuning import TuningParams
 
+QUANTIZED = "weights in 8 or 4 bits stay as they are: 'tune' can be mapper or lora, without 'lora_merge'"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingParams:
@@ -30,10 +32,13 @@ class TrainingParams:
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Groups that do not go together, as (keys concerned, message)."""
-        language_model = self.parts.language_model
-        if self.tuning.train_language_model and language_model and language_model.quantization != "none":
-            message = "'train_language_model': a language model in 8 or 4 bits cannot be trained, only kept frozen"
-            yield ("train_language_model", "language_model"), message
+        tuning, language_model = self.tuning, self.parts.language_model
+        if tuning.changes_language_model and language_model and language_model.quantization != "none":
+            asked = "lora_merge" if tuning.lora_merge else "tune"
+            yield (asked, "language_model"), f"{asked!r}: {QUANTIZED}"
+        if not tuning.mapper_trained and self.parts.init_from is None and self.parts.objective == "caption":
+            message = "a new mapper is random and has to be trained: set 'train_mapper', or go on from 'init_from'"
+            yield ("train_mapper", "tune", "init_from"), message
         if self.dataset.stored and (self.tuning.train_image_encoder or self.parts.objective == "contrastive"):
             yield (
                 ("features", "train_image_encoder", "objective"),

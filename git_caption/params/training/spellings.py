@@ -47,7 +47,8 @@ SPELLINGS = (
     Spelling("mapper.clip_length", ("prefix_length_clip",)),
     Spelling("mapper.layers", ("num_layers", "num_layres")),
     Spelling("language_model.name", ("language_model", "-lm")),
-    Spelling("train_language_model", ("only_prefix",), {"True": False, "False": None}, switch=True),
+    Spelling("tune", ("only_prefix",), {"True": "mapper", "False": None}, switch=True),
+    Spelling("tune", ("train_language_model",), {"True": "full", "False": "mapper"}, switch=True),
     Spelling("warmup_steps", ("-ws",)),
     Spelling("output_dir", ("out_dir", "output_path")),
 )

@@ -15,6 +15,9 @@ class OptimisationParams:
     epochs: float = key(1.0, above=0, help="passes over the pictures; may be a fraction")
     bs: int = key(32, minimum=1, help="pictures that a process computes at once", aliases=("batch_size",))
     accumulation: int = key(1, minimum=1, help="batches whose gradients make one step, for memory too small for bs")
+    optimizer: Literal["adamw", "adamw_8bit"] = key(
+        "adamw", help="adamw_8bit holds the state of large matrices in 8 bits, by bitsandbytes: a quarter of the memory"
+    )
     lr: float = key(2e-5, above=0, help="highest learning rate of AdamW")
     image_encoder_lr: float | None = key(
         None, above=0, help="the image encoder's own, where it is trained; None: as lr"
@@ -34,4 +37,8 @@ class ComputingParams:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto", help="of the computation, weights that are trained stay float32; auto: float32 on a CPU, else bfloat16"
     )
+    gradient_checkpointing: bool = key(
+        False, help="compute the language model's blocks again for their gradients: less memory, a third more time"
+    )
+    compile: bool = key(False, help="compile the network by torch.compile: faster steps after some minutes")
     num_workers: int = key(1, minimum=0, help="processes that read and decode")

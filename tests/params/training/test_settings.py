@@ -60,7 +60,8 @@ def test_one_field_of_a_part_is_told_beside_the_others(told):
         ("num_layres", "3", "mapper.layers", 3),
         ("num_layers", "3", "mapper.layers", 3),
         ("prefix_length_clip", "3", "mapper.clip_length", 3),
-        ("only_prefix", "True", "train_language_model", False),
+        ("only_prefix", "True", "tune", "mapper"),
+        ("train_language_model", "True", "tune", "full"),
         ("-ws", "3", "warmup_steps", 3),
         ("batch_size", "3", "bs", 3),
         ("mapper", "{'type': 'transformer', 'layers': 3}", "mapper.layers", 3),
@@ -117,7 +118,7 @@ def test_an_mlp_takes_pooled_features_unless_told(told):
         ("gpt2-large", {}, "none"),
         ("meta-llama/Llama-3.2-1B", {"train_language_model": "True"}, "none"),
         ("meta-llama/Llama-3.2-1B", {"language_model.quantization": "4bit"}, "4bit"),
-        ("meta-llama/Llama-3.2-1B", {"preset": "clipcap", "train_language_model": "False"}, "none"),
+        ("meta-llama/Llama-3.2-1B", {"preset": "clipcap", "tune": "mapper"}, "none"),
     ],
 )
 def test_a_frozen_llama_is_held_in_8_bits(name, settings, bits, told):
