@@ -120,6 +120,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a stack of C++ where a process has gone
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("git_caption").setLevel(logging.WARNING)
     if not sys.warnoptions:

@@ -5,7 +5,6 @@ The only reader of what launchers put into the environment. One process by itsel
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
 import signal
@@ -210,12 +209,12 @@ class Ranks:
                 if self._trouble is None and self._store.check(["failed"]):
                     code, message = json.loads(self._store.get("failed"))
                     self._trouble = code, message
-                    _thread.interrupt_main(signal.SIGTERM)
+                    _stop_main_thread()
                 if self.rank == 0:
                     self._look_for_dead(beats)
             except RuntimeError:
                 self._lose()
-                _thread.interrupt_main(signal.SIGTERM)
+                _stop_main_thread()
                 return
 
     def _lose(self) -> None:
@@ -238,6 +237,12 @@ class Ranks:
         if found != self.dead():
             self._store.set("dead", json.dumps(sorted(found)))
             self.announce()
+
+
+def _stop_main_thread() -> None:
+    """SIGTERM, also in the middle of a system call; where nothing handles it the command has ended by itself."""
+    if callable(signal.getsignal(signal.SIGTERM)):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 _met: Ranks | None = None
