@@ -31,9 +31,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, dict[str, byte
     return found
 
 
-@pytest.mark.parametrize(("size", "features", "workers"), [(2, False, 1), (3, False, 0), (3, True, 0)])
-def test_several_processes_write_the_bytes_of_one(tmp_path: Path, alone, size, features, workers) -> None:
-    work = Work(tmp_path / "out.tsv", ROWS, dict.fromkeys(range(size), 0.05), features=features, workers=workers)
+@pytest.mark.parametrize(("size", "features"), [(2, False), (3, False), (3, True)])
+def test_several_processes_write_the_bytes_of_one(tmp_path: Path, alone, size, features) -> None:
+    work = Work(tmp_path / "out.tsv", ROWS, dict.fromkeys(range(size), 0.05), features=features)
     found = together(work, size)
     assert (found.codes, found.err) == ([0] * size, "")
     assert outputs(tmp_path) == alone[features]
