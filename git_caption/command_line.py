@@ -38,13 +38,26 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see --help")
 
 
-def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None, stopped: str) -> int:
+def _alone(code: int, message: str, show: Callable[[str], None]) -> int:
+    if message:
+        show(message)
+    return code
+
+
+def run(
+    command: Callable[[Sequence[str]], None],
+    arguments: Sequence[str] | None,
+    stopped: str,
+    end: Callable[[int, str, Callable[[str], None]], int] = _alone,
+) -> int:
     """Run a command; what it raises becomes one `error:` block on stderr, SIGTERM what Ctrl-C is.
 
     Args:
         command: takes the arguments.
         arguments: those of a command line; None takes those of the process.
         stopped: what is said where a signal ends the command.
+        end: takes the exit code, the message of an error and what shows it; gives the exit code. For commands that run
+            as several processes, which end together.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong command or parameters, 75 stopped by a signal.
@@ -54,33 +67,44 @@ def run(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | Non
     _make_printable()
     if not debug:
         _quiet_libraries()
+    return end(*_outcome(command, arguments, stopped, debug), _show)
+
+
+def _outcome(
+    command: Callable[[Sequence[str]], None], arguments: Sequence[str], stopped: str, debug: bool
+) -> tuple[int, str]:
+    """How a command ended: its exit code, and the message of what it raised; the traceback is printed if asked for."""
     try:
         with _sigterm_as_ctrl_c():
             command(arguments)
         sys.stdout.flush()
-        return 0
-    except GitCaptionError as error:
-        return _report(str(error), error.exit_code, debug)
-    except KeyboardInterrupt:
-        return _report(stopped, Stopped.exit_code, debug)
+        return 0, ""
     except BrokenPipeError:
         # Whoever read the output has gone; nothing can be told to them, and Python's flush at exit would fail too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # the machine's fault: a full disk, a permission
-        return _report(f"{error.filename or 'this machine'}: {error.strerror or error}", 1, debug)
-    except Exception as error:  # a bug of ours: the user gets one line, the traceback on request
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        advice = "" if debug else "; run again with --debug for the traceback"
-        return _report(f"internal error: {line}{advice}", 1, debug)
+        return 1, ""
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        return _told(error, stopped, debug)
 
 
-def _report(message: str, code: int, debug: bool) -> int:
-    """One `error:` block on stderr, further lines indented under the first; after the traceback if asked for."""
-    if debug:
-        traceback.print_exc()
+def _told(error: BaseException, stopped: str, debug: bool) -> tuple[int, str]:
+    """The exit code of an error, and its message."""
+    if isinstance(error, GitCaptionError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return Stopped.exit_code, stopped
+    if isinstance(error, OSError):  # the machine's fault: a full disk, a permission
+        return 1, f"{error.filename or 'this machine'}: {error.strerror or error}"
+    # a bug of ours: the user gets one line, the traceback on request
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return 1, f"internal error: {line}{'' if debug else '; run again with --debug for the traceback'}"
+
+
+def _show(message: str) -> None:
+    """One `error:` block on stderr, further lines indented under the first."""
     print("error: " + message.replace("\n", "\n       "), file=sys.stderr)
-    return code
 
 
 def _make_printable() -> None:
@@ -96,6 +120,7 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a stack of C++ where a process has gone
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("git_caption").setLevel(logging.WARNING)
     if not sys.warnoptions:

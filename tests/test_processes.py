@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from git_caption import processes
 from git_caption.errors import UsageError
 from git_caption.processes import LAUNCHERS, as_torchrun, rank, require_one, world_size
 
@@ -46,11 +47,11 @@ def test_impossible_values_are_refused(monkeypatch: pytest.MonkeyPatch, number: 
         rank()
 
 
-def test_one_of_several_processes_is_refused_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     require_one("inference.py")
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UsageError, match=r"inference\.py runs as one process.*started 4 of it \(this is number 2\)"):
+    with pytest.raises(UsageError, match=r"inference\.py runs as one process, and a launcher started 4 of it"):
         require_one("inference.py")
 
 
@@ -80,3 +81,14 @@ def test_several_processes_have_to_know_where_to_meet(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     as_torchrun()
     assert os.environ == {}
+
+
+@pytest.mark.parametrize(("gpus", "own"), [(0, "auto"), (1, "cuda:0"), (2, "cuda:1"), (8, "cuda:3")])
+def test_processes_of_one_machine_take_a_gpu_each(monkeypatch, gpus, own):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert processes.own_device("auto") == "auto"
+    monkeypatch.setattr(processes, "_met", object())
+    assert [processes.own_device(name) for name in ("auto", "cpu", "cuda:0")] == [own, "cpu", "cuda:0"]

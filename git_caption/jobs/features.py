@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from git_caption import processes
 from git_caption.captioner.captioner import Captioner, Features
 from git_caption.captioner.encoding import Encoding
 from git_caption.captioner.loading import device_of, dtype_of
 from git_caption.images.reader import ImageReader
-from git_caption.jobs.infer import load_captioner, origin_of
+from git_caption.jobs.infer import load_captioner, on_own_device, origin_of
 from git_caption.params.features import CacheDescription, EncoderParams, ExtractParams, FeatureOrigin
 from git_caption.params.infer import ModelParams
 from git_caption.params.schema import to_dict
@@ -31,10 +32,12 @@ from git_caption.samples.training_tsv import TrainingTsv
 
 
 def extract(params: ExtractParams) -> None:
-    """Encode every row of an image TSV, or of data to train on, into a feature cache, in the same order."""
+    """Encode every row of an image TSV, or of data to train on, into a feature cache in the same order."""
+    running = on_own_device(params.running)
+    params = replace(params, running=running)
     encoder, origin = _encoder(params)
-    running = params.running
-    source = _images(params, encoder.reader)
+    with processes.rank_0_first():  # it writes the index of a TSV
+        source = _images(params, encoder.reader)
     description = CacheDescription(
         origin=origin,
         inputs=tuple(identity(path) for path in source.inputs),
@@ -58,8 +61,11 @@ def extract(params: ExtractParams) -> None:
         on_error=running.on_error,
         max_errors=running.max_errors,
         resume=running.resume,
+        halved=lambda: extraction.halving.count,
     )
-    print(replace(summary, halved=extraction.halving.count))
+    if processes.rank():
+        return
+    print(summary)
     cache = FeatureCache(params.out)
     shape = list(cache.block.values.shape)
     print(f"{params.out}: {origin.what} {params.stored_as}{shape}, {cache.path.stat().st_size / 1e6:.1f} MB")

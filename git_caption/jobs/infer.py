@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from git_caption import processes
 from git_caption.captioner.captioner import Captioner
 from git_caption.captioner.feature_origin import feature_origin
 from git_caption.captioner.loading import dtype_of
@@ -40,15 +41,24 @@ from git_caption.tsv.writer import write_atomically
 
 def single_tsv(params: SingleTsvParams) -> None:
     """Caption every row of an image TSV, or answer its questions, into a TSV in the same order."""
-    captioner = load_captioner(params.model, params.running, params.prompting)
-    source = _rows(params, captioner)
+    running = on_own_device(params.running)
+    captioner = load_captioner(params.model, running, params.prompting)
+    with processes.rank_0_first():  # it writes the index of the TSV
+        source = _rows(params, captioner)
     task: Task = "caption" if params.question_tsv is None else "answer"
     decoding = captioner.decoding(params.decoding, task)
     if task == "answer" and decoding.num_captions > 1:
         raise UsageError(
             f"'num_captions': {decoding.num_captions} asked for, but a question has one answer: leave it out"
         )
-    print(_write(captioner, decoding, source, params.out_tsv, params.running, answers=task == "answer"))
+    summary = _write(captioner, decoding, source, params.out_tsv, running, answers=task == "answer")
+    if processes.rank() == 0:
+        print(summary)
+
+
+def on_own_device(running: RunningParams) -> RunningParams:
+    """How a job runs in this one of several processes."""
+    return replace(running, device=processes.own_device(running.device))
 
 
 def _rows(params: SingleTsvParams, captioner: Captioner) -> ImageTsvSource | FeatureSource:
@@ -163,7 +173,7 @@ def _write(
         "exact_decode": running.exact_decode,
     }
     captioning = Captioning(captioner, decoding, running.batch_size, answers=answers)
-    summary = run(
+    return run(
         source,
         captioning,
         out,
@@ -173,8 +183,8 @@ def _write(
         on_error=running.on_error,
         max_errors=running.max_errors,
         resume=running.resume,
+        halved=lambda: captioning.halved,
     )
-    return replace(summary, halved=captioning.halved)
 
 
 def _digest(texts: Sequence[str]) -> str | None:

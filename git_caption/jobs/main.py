@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 a job failed, 2 wrong command or parameters, 75 stopped by a signal.
     """
-    return command_line.run(_run, argv, stopped="stopped; run the same command again to go on")
+    stopped = "stopped; run the same command again to go on"
+    return command_line.run(_run, argv, stopped=stopped, end=processes.end)
 
 
 def plan(jobs: Sequence[dict[str, Any]], source: str) -> list[Planned]:
@@ -85,7 +86,10 @@ def _run(argv: Sequence[str]) -> None:
         jobs = plan(literal.parse_file(arguments.file), arguments.file)
     else:
         raise UsageError("expected a job, given with -p DICT or -f FILE; see --help")
-    processes.require_one("inference.py")
+    for job, _ in jobs:
+        if not job.on_ranks:
+            processes.require_one(table.name_of(job))
+    processes.meet()
     for job, params in jobs:
         job.load_function()(params)
 

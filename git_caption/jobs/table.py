@@ -13,11 +13,15 @@ from git_caption.params.schema import nearest
 
 @dataclass(frozen=True)
 class Job:
-    """One row of the table: `module:name` of a function and of the parameter class that it takes."""
+    """One row of the table: `module:name` of a function and of the parameter class that it takes.
+
+    on_ranks: whether several processes that a launcher starts share the work; each of them calls the function.
+    """
 
     function: str
     params: str
     summary: str
+    on_ranks: bool = False
 
     def load_function(self) -> Callable[[Any], None]:
         """The function; it takes an instance of the parameter class and prints what it has to say."""
@@ -30,8 +34,8 @@ class Job:
         return cls
 
 
-def _job(function: str, params: str, summary: str) -> Job:
-    return Job(f"git_caption.jobs.{function}", f"git_caption.params.{params}", summary)
+def _job(function: str, params: str, summary: str, on_ranks: bool = False) -> Job:
+    return Job(f"git_caption.jobs.{function}", f"git_caption.params.{params}", summary, on_ranks)
 
 
 JOBS = {
@@ -41,7 +45,10 @@ JOBS = {
         "caption an image, a folder or the frames of a video, or answer",
     ),
     "test_git_inference_single_tsv": _job(
-        "infer:single_tsv", "infer:SingleTsvParams", "caption an image TSV, or answer the questions about it"
+        "infer:single_tsv",
+        "infer:SingleTsvParams",
+        "caption an image TSV, or answer the questions about it",
+        on_ranks=True,
     ),
     "test_git_inference_coco": _job("infer:coco", "infer:CocoParams", "caption a split of COCO"),
     "evaluate_on_coco_caption": _job(
@@ -68,6 +75,7 @@ JOBS = {
         "features:extract",
         "features:ExtractParams",
         "encode images once, into a feature cache to caption or train from",
+        on_ranks=True,
     ),
     "prefetch": _job("prefetch:prefetch", "prefetch:PrefetchParams", "fetch weights into the cache, for runs offline"),
     "make_shapes": _job("shapes:make", "shapes:ShapesDataParams", "make the embedded example's TSVs anew"),
@@ -85,6 +93,11 @@ def find(name: object) -> Job:
         return JOBS[name]
     shown = repr(name) if len(repr(name)) <= 80 else repr(name)[:77] + "..."
     raise UsageError(f"unknown job type {shown}{nearest(str(name)[:80], JOBS) or '.'} Known: {', '.join(JOBS)}")
+
+
+def name_of(job: Job) -> str:
+    """What a job of the table is called."""
+    return next(name for name, row in JOBS.items() if row == job)
 
 
 def _named(path: str) -> Any:

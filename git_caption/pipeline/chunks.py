@@ -108,6 +108,20 @@ class Parts:
             self._clear()
             write_atomically(manifest, (dumps({"digest": digest, "settings": settings}) + "\n").encode())
 
+    def missing(self) -> list[int]:
+        """The chunks that are not committed."""
+        return [number for number in range(len(self)) if number not in self.committed]
+
+    def gather(self) -> None:
+        """Takes in what other processes committed."""
+        self.committed = self._on_disk()
+        self.committed |= {number for number in self.missing() if self.has(number)}
+        self.failures = [failure for number in sorted(self.committed) for failure in self._failures_of(number)]
+
+    def has(self, number: int) -> bool:
+        """Whether any process committed a chunk. Asked by name: what a network folder lists may be a minute old."""
+        return self._part(number).exists()
+
     def _on_disk(self) -> set[int]:
         return {int(found[1]) for path in self.folder.iterdir() if (found := self._name.fullmatch(path.name))}
 
@@ -165,6 +179,7 @@ class Parts:
     def remove(self) -> None:
         """Removes the parts of an output that is complete."""
         with self.writing():
+            self._remove(TEMPORARY)  # of a process that died
             self._clear()
 
     def _clear(self) -> None:

@@ -6,16 +6,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
+from git_caption import processes
 from git_caption.errors import DataError, JobFailed, Stopped, UsageError
 from git_caption.pipeline.chunks import CHUNK_ROWS, FailedRow, PartFormat, Parts, opened
+from git_caption.pipeline.shares import Claimed, Share, Whole
 from git_caption.pipeline.tsv_parts import TSV
 from git_caption.pipeline.workers import RowSource, read_chunks
 from git_caption.samples.inputs import identity
@@ -37,6 +39,7 @@ class Summary:
     seconds: float
     errors_path: Path | None
     halved: int = 0
+    computed: tuple[int, ...] = ()  # rows of each process, where there are several
 
     def __str__(self) -> str:
         parts = [f"{self.out}: {self.rows} rows, {self.lines} lines, {self.seconds:.1f} s"]
@@ -46,6 +49,9 @@ class Summary:
             parts.append(f"{self.skipped} rows skipped, listed in {self.errors_path}")
         if self.halved:
             parts.append(f"{self.halved} batches halved for lack of memory")
+        if self.computed:
+            each = ", ".join(f"rank {rank} {rows / self.seconds:.1f}" for rank, rows in enumerate(self.computed))
+            parts.append(f"{sum(self.computed) / self.seconds:.1f} rows/s ({each})")
         return "; ".join(parts)
 
 
@@ -60,6 +66,7 @@ def run(
     on_error: Literal["skip", "raise"] = "skip",
     max_errors: int | None = None,
     resume: bool = True,
+    halved: Callable[[], int] = lambda: 0,
 ) -> Summary:
     """Writes `out`: what every row of `source` gives, in the order of the rows.
 
@@ -67,42 +74,75 @@ def run(
     Failure. It must depend on nothing else, so that a chunk comes out the same in every run.
     settings: all that can change a byte of the output, as JSON can hold it: parameters and the weights' sha256. Not
     `num_workers`, `on_error`, `max_errors` or `resume`. Size and date of the source's inputs are added here.
+    halved: tells how many batches were halved so far.
+
+    Where several processes have met (`processes.meet`) each of them calls this and computes a share of the chunks; rank
+    0 joins them, and all return what became of the whole.
 
     Raises DataError for a failed row if `on_error` is 'raise', JobFailed past `max_errors` failed rows (chunks computed
     until then are kept), Stopped on SIGINT or SIGTERM, and what `opened` and `read_chunks` raise.
     """
     started = time.monotonic()
+    ranks = processes.met()
     out = Path(out)
     for path in source.inputs:
         if out.exists() and out.samefile(path):
             raise UsageError(f"{out} is both input and output; expected another name for the output")
     made_from = {**settings, "inputs": [identity(path) for path in source.inputs], "chunk_rows": CHUNK_ROWS}
-    with opened(out, len(source), made_from, form, resume=resume) as parts, _stoppable(parts) as stopping:
+    parts_held = (
+        opened(out, len(source), made_from, form, resume=resume)
+        if ranks is None or ranks.rank == 0
+        else nullcontext(Parts(out, len(source), form))
+    )
+    with parts_held as parts, _stoppable(parts) as stopping:
         resumed = len(parts.committed)
-        _judge(parts, parts.failures, on_error, max_errors)
-        missing = (number for number in range(len(parts)) if number not in parts.committed)
-        done = sum(len(parts.rows_of(number)) for number in parts.committed)
-        chunks = read_chunks(source, missing, parts.rows_of, num_workers, check=stopping.check)
-        with closing(chunks), tqdm(total=len(source), initial=done, unit="row", disable=None) as progress:
+        _judge(parts, parts.failures, len(parts.failures), on_error, max_errors)
+        share: Share = Whole(parts) if ranks is None else Claimed(parts, ranks, made_from, stopping.check)
+        chunks = read_chunks(source, share.numbers(), parts.rows_of, num_workers, check=stopping.check)
+        silent = None if ranks is None or ranks.rank == 0 else True
+        with closing(chunks), tqdm(total=len(source), initial=share.rows(), unit="row", disable=silent) as progress:
             for number, items in chunks:
+                if not share.begin(number):
+                    continue
                 with stopping.at_once():
                     outcomes, failures = _computed(items, parts.rows_of(number), compute, on_error)
+                if not share.is_open():
+                    break
                 parts.commit(number, outcomes, failures)
-                _judge(parts, failures, on_error, max_errors)
-                progress.update(len(items))
+                failed = share.committed(number, len(failures), halved())
+                _judge(parts, failures, failed, on_error, max_errors)
+                progress.update(share.rows() - progress.n)
             stopping.check()
+        if (found := share.found_elsewhere()) is not None:
+            return _heard(found)
+        _judge(parts, parts.failures, len(parts.failures), on_error, max_errors)  # also those of processes that died
         lines_written = parts.join()
         parts.remove()
-    return Summary(
-        out=out,
-        rows=len(source),
-        lines=lines_written,
-        skipped=len(parts.failures),
-        chunks=len(parts),
-        resumed_chunks=resumed,
-        seconds=time.monotonic() - started,
-        errors_path=parts.errors_path if parts.failures else None,
-    )
+        summary = Summary(
+            out=out,
+            rows=len(source),
+            lines=lines_written,
+            skipped=len(parts.failures),
+            chunks=len(parts),
+            resumed_chunks=resumed,
+            seconds=time.monotonic() - started,
+            errors_path=parts.errors_path if parts.failures else None,
+            halved=share.halved(),
+            computed=share.computed(),
+        )
+        share.finish(_told(summary))
+    return summary
+
+
+def _told(summary: Summary) -> dict[str, Any]:
+    """A summary as JSON can hold it."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(summary).items()}
+
+
+def _heard(told: Mapping[str, Any]) -> Summary:
+    errors = told["errors_path"]
+    paths = {"out": Path(told["out"]), "errors_path": None if errors is None else Path(errors)}
+    return Summary(**{**told, **paths, "computed": tuple(told["computed"])})
 
 
 def _computed(
@@ -137,14 +177,15 @@ def _raise_first(failures: Sequence[FailedRow]) -> None:
 
 
 def _judge(
-    parts: Parts, fresh: Sequence[FailedRow], on_error: Literal["skip", "raise"], max_errors: int | None
+    parts: Parts, fresh: Sequence[FailedRow], count: int, on_error: Literal["skip", "raise"], max_errors: int | None
 ) -> None:
+    """count: the rows that failed so far, in all processes."""
     if on_error == "raise":
         _raise_first(fresh)
-    if max_errors is not None and len(parts.failures) > max_errors:
+    if fresh and max_errors is not None and count > max_errors:
         first = min(parts.failures, key=lambda failure: failure.row)
         raise JobFailed(
-            f"{len(parts.failures)} rows could not be processed, 'max_errors' allows {max_errors}; the first is row "
+            f"{count} rows could not be processed, 'max_errors' allows {max_errors}; the first is row "
             f"{first.row + 1}, key {first.key!r}: {first.cause}; {parts.kept()}: run again with a higher 'max_errors' "
             "to go on"
         )

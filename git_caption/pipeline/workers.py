@@ -14,7 +14,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -92,7 +91,7 @@ def signals_held() -> Iterator[None]:
 
 def read_chunks(
     source: RowSource[Item],
-    chunks: Iterable[int],
+    chunks: Iterable[int | None],
     rows_of: Callable[[int], range],
     num_workers: int,
     *,
@@ -101,6 +100,7 @@ def read_chunks(
 ) -> Generator[tuple[int, list[Item | Failure]]]:
     """Chunk numbers, as `chunks` gives them, with their rows in order; two chunks are read ahead.
 
+    `chunks` may give None where there is no more for now: it is asked again after the next chunk that was read.
     With `num_workers` 0 rows are read here, when asked for. Close the generator to end the workers early.
     check: called again and again while rows are waited for; what it raises ends the reading.
     Raises JobFailed if a worker dies, or hangs for `hang_seconds` on a few rows, and what `source.read` raises.
@@ -108,6 +108,8 @@ def read_chunks(
     if num_workers == 0:
         for number in chunks:
             here: list[Item | Failure] = []
+            if number is None:
+                continue
             for row in rows_of(number):
                 check()
                 here.append(source.read(row))
@@ -122,7 +124,7 @@ def read_chunks(
     numbers = iter(chunks)
     try:
         while True:
-            for ahead in islice(numbers, CHUNKS_AHEAD + 1 - len(window)):
+            while len(window) <= CHUNKS_AHEAD and (ahead := next(numbers, None)) is not None:
                 with signals_held():
                     window.append((ahead, [(rows, _submitted(pool, rows)) for rows in _slices(rows_of(ahead))]))
             if not window:
