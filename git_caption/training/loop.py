@@ -77,6 +77,7 @@ class TrainingRun:
         self.skipped = Skipped(params.dataset, accelerator)
         self.validation = validation
         self.validating = 0.0  # seconds
+        self.noted: set[str] = set()  # by validations
         self.done = 0  # steps
 
     def go(self) -> Summary:
@@ -169,7 +170,9 @@ class TrainingRun:
             records.validated(number, number / per_epoch, found, seconds)
         self.say(f"validation after step {number}: {found}{'; the best so far' if is_best else ''}")
         for note in found.notes:
-            self.say(note)
+            if note not in self.noted:
+                self.say(note)
+        self.noted.update(found.notes)
 
     def _take_the_best(self) -> None:
         """Put back the weights that validated best."""

@@ -165,6 +165,29 @@ def test_so_does_one_with_lora_or_with_an_optimiser_in_8_bits(changes, data, tmp
     assert [path.read_bytes() for path in adapters[0]] == [path.read_bytes() for path in adapters[1]]
 
 
+def test_a_run_stopped_where_a_validation_is_due_makes_it_when_it_goes_on(data, undisturbed, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    from git_caption.training import loop
+
+    take = loop.TrainingRun._step
+    monkeypatch.setattr(
+        loop.TrainingRun, "_step", lambda run, number, *rest: (*take(run, number, *rest)[:2], number == 7)
+    )
+    assert main(["--config", written(data, out)]) == 75
+    assert journal(out, "validation.csv") == []
+    monkeypatch.setattr(loop.TrainingRun, "_step", take)
+    assert main(["--config", written(data, out)]) == 0
+    same(out, undisturbed)
+
+
+def test_validation_does_not_disturb_the_steps(data, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    nothing = dict.fromkeys(("val_image_tsv", "val_caption_tsv", "validate_every"))
+    assert main(["--config", written(data, out, **nothing)]) == 0
+    assert journal(out) == journal(undisturbed)
+    assert not (out / "validation.csv").exists()
+
+
 @pytest.mark.runs(30)
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(data, undisturbed, tmp_path, runs):
     source = random.Random(30)
@@ -385,8 +408,17 @@ def test_a_pickle_of_clipcaps_is_data_and_features_at_once(data, tmp_path, capsy
     encoder = {"name": "custom", "architecture": VISION, "output": "pooled"}
     changes = {"data": str(path), "image_tsv": None, "caption_tsv": None, "mapper": {"type": "mlp", "prefix_length": 2}}
     changes |= {"image_encoder": encoder, "train_image_encoder": False, "epochs": 40, "warmup_steps": 10}
+    changes |= {"val_data": str(path), "val_image_tsv": None, "val_caption_tsv": None, "validate_every": 80}
     out = tmp_path / "run"
     assert main(["--config", written(data, out, **changes)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("warning: the validation set is what is trained on;")
+    assert "only 1 different captions for 32 pictures" in said  # before it has learnt to look
+    end = {name: float(value) for name, value in journal(out, "validation.csv")[-1].items()}
+    assert end["distinct"] == 4 / 32 and end["shuffled_loss"] > end["loss"] + 0.5
+    assert [line["caption"] for line in journal(out, "validation_captions.csv")[-8:]] == [
+        line["reference"] for line in journal(out, "validation_captions.csv")[-8:]
+    ]
     captioner = Captioner.load(out, device="cpu")
     features = Features(embeddings[:4, None], torch.ones(4, 1, dtype=torch.bool))
     found = captioner.generate(features, [""] * 4, captioner.decoding(DecodingParams(), "caption"), [Identity("a")] * 4)
