@@ -60,7 +60,7 @@ class Saves:
             )
         for later in self._steps(BEST):
             if later > steps[-1]:  # of steps that will be taken again
-                self._best_path(later).unlink()
+                self._best_path(later).unlink(missing_ok=True)  # each process of a run reads
         return content
 
     def write(self, step: int, content: Mapping[str, Any]) -> None:

@@ -197,7 +197,7 @@ def test_a_contrastive_run_is_validated_by_its_loss(data, tmp_path):
             "'val_split': a part of 'data' or 'val_data'",
         ),
         ({"val_features": __file__}, "'val_features': the image encoder is trained"),
-        ({"report_to": ["tensorboard", "mlflow"]}, "'report_to': expected one or a list of none, tensorboard, wandb"),
+        ({"report_to": "tensorboard,mlflow"}, "'report_to': expected one or several of none, tensorboard, wandb"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(changes, message, data, tmp_path):

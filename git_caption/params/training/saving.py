@@ -26,16 +26,20 @@ class SavingParams:
         None, help="NPY file to write with the loss of every step, in float64", kind="output_file"
     )
     report_to: tuple[str, ...] = key(
-        ("none",), help=f"what is told of the losses too, one or a list of: {', '.join(TRACKERS)}"
+        ("none",), help=f"what is told of the losses too, one of {', '.join(TRACKERS)}, or several with commas"
     )
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Trackers that are not known, as (keys concerned, message)."""
-        for name in self.report_to:
+        for name in self._asked:
             if name not in TRACKERS:
-                yield ("report_to",), f"'report_to': expected one or a list of {', '.join(TRACKERS)}, found {name!r}"
+                yield ("report_to",), f"'report_to': expected one or several of {', '.join(TRACKERS)}, found {name!r}"
 
     @property
     def trackers(self) -> list[str]:
         """The trackers asked for, each once."""
-        return [name for name in TRACKERS[1:] if name in self.report_to]
+        return [name for name in TRACKERS[1:] if name in self._asked]
+
+    @property
+    def _asked(self) -> list[str]:
+        return [name.strip() for text in self.report_to for name in text.split(",")]
