@@ -222,7 +222,7 @@ sys.exit(main.main(sys.argv[1:]))
     command = [sys.executable, "-c", slowly, "--config", config]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("step 2/")
+    assert any(line.startswith("step 2/") for line in iter(process.stdout.readline, ""))
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 75
