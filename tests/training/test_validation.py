@@ -67,7 +67,7 @@ def config(shapes: Path, out: Path, **changes: Any) -> str:
         "decoding": {"max_new_tokens": 8},
         "vocab_size": 300,
         "train_image_encoder": True,
-        "train_language_model": True,
+        "tune": "full",
         "bs": 4,
         "lr": 1e-2,
         "warmup_steps": 2,
@@ -176,7 +176,7 @@ def test_the_best_is_kept_until_a_better_one():
 def test_a_contrastive_run_is_validated_by_its_loss(data, tmp_path):
     encoder = {"name": "custom", "architecture": VISION, "output": "pooled"}
     changes = {"objective": "contrastive", "image_encoder": encoder, "bs": 8, "epochs": 2, "language_model": None}
-    changes |= {"train_image_encoder": False, "train_language_model": False, "decoding": None, "val_images": 5}
+    changes |= {"train_image_encoder": False, "tune": "mapper", "decoding": None, "val_images": 5}
     out = tmp_path / "run"
     assert main(["--config", config(data, out, **changes)]) == 0
     rows = table(out / "validation.csv")
