@@ -29,7 +29,11 @@ def compile_lock(extras: list[str], arguments: list[str]) -> dict[str, str]:
         command += [f"--extra={extra}" for extra in extras]
         subprocess.run([*command, *arguments], cwd=HERE.parent, check=True)
         entries = re.split(r"^(?=\S)", output.read_text(), flags=re.MULTILINE)[1:]
-    return {entry.split("==")[0]: entry for entry in entries}
+    packages: dict[str, str] = {}
+    for entry in entries:  # a package may have several, for several versions of Python
+        name = entry.split("==")[0]
+        packages[name] = packages.get(name, "") + entry
+    return packages
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""The journal of a run: one CSV line every so many steps."""
+"""The journal of a run: CSV files whose lines begin with the step, and go on where a save was made."""
 
 from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,29 @@ from typing import Any
 from git_caption.tsv.writer import write_atomically
 
 COLUMNS = ("step", "epoch", "loss", "lr", "images_per_second", "seconds")
+
+
+class StepLines:
+    """A CSV file with a line, or some, for each of some steps; each is on disk when `write` returns."""
+
+    def __init__(self, path: Path, columns: Sequence[str], after: int = 0) -> None:
+        """Begin a file, or go on with one `after` a step; later lines are cut off."""
+        lines = [",".join(columns)]
+        if after and path.exists():
+            written = path.read_bytes().decode("utf-8", "replace").split("\n")[1:-1]  # a line cut short is not kept
+            lines += [line for line in written if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= after]
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._writer = csv.writer(self._file, lineterminator="\n")
+
+    def write(self, *lines: Sequence[object]) -> None:
+        """Write lines, each of which begins with its step. No column holds a line end."""
+        self._writer.writerows(lines)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 @dataclass
@@ -23,22 +47,11 @@ class Pending:
 
 
 class Journal:
-    """Writes `journal.csv`; each line is on disk when `write` returns.
-
-    The loss of a line is the mean over the steps since the line before.
-    """
+    """Writes `journal.csv`. The loss of a line is the mean over the steps since the line before."""
 
     def __init__(self, path: Path, after: int = 0, saved: dict[str, Any] | None = None) -> None:
         """Begin a journal, or go on with one `after` a step, with what `state` gave then; later lines are cut off."""
-        lines = [",".join(COLUMNS)]
-        if after and path.exists():
-            written = (
-                path.read_bytes().decode("utf-8", "replace").split("\n")[1:-1]
-            )  # a line that is cut short is not kept
-            lines += [line for line in written if line.split(",")[0].isdigit() and int(line.split(",")[0]) <= after]
-        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
-        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._lines = StepLines(path, COLUMNS, after)
         self._pending = Pending(**(saved or {}))
         self._last = time.perf_counter()
         self._began = self._last - self._pending.seconds
@@ -48,17 +61,21 @@ class Journal:
         self._pending.losses.append(loss)
         self._pending.images += images
 
-    def write(self, step: int, epoch: float, lr: float) -> float:
-        """Write the line of `step` and give the mean loss since the last one."""
+    def leave_out(self, seconds: float) -> None:
+        """Time that has passed, but with no step: images per second do not count it."""
+        self._last += seconds
+
+    def write(self, step: int, epoch: float, lr: float) -> tuple[float, float]:
+        """Write the line of `step`; gives the mean loss since the last one, and images per second."""
         now = time.perf_counter()
         losses = self._pending.losses
         loss = sum(losses) / len(losses)
         speed = self._pending.images / (now - self._last)
-        line = (step, f"{epoch:.3f}", f"{loss:.5f}", f"{lr:.3e}", f"{speed:.1f}", f"{now - self._began:.1f}")
-        self._writer.writerow(line)
-        self._file.flush()
+        self._lines.write(
+            (step, f"{epoch:.3f}", f"{loss:.5f}", f"{lr:.3e}", f"{speed:.1f}", f"{now - self._began:.1f}")
+        )
         self._pending, self._last = Pending(), now
-        return loss
+        return loss, speed
 
     def state(self) -> dict[str, Any]:
         """What a journal that goes on from here has to know."""
@@ -67,4 +84,4 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()

@@ -8,16 +8,11 @@ computed without the stop.
 from __future__ import annotations
 
 import math
-import resource
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,47 +23,27 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from git_caption.errors import DataError, JobFailed, Stopped
-from git_caption.images.transform import normalise
 from git_caption.model.vision import Features
 from git_caption.params.model import TransformConfig
 from git_caption.params.training.run import TrainingParams
-from git_caption.pipeline.chunks import FailedRow
-from git_caption.pipeline.workers import STOPPING, signals_held
+from git_caption.pipeline.workers import signals_held
 from git_caption.samples.collate import Batch
 from git_caption.samples.steps import Step, TrainingSteps
-from git_caption.training.journal import Journal
 from git_caption.training.objectives import Objective
 from git_caption.training.optimizer import build_optimizer
+from git_caption.training.records import Records
+from git_caption.training.seen import seen
+from git_caption.training.signals import leave_signals_to_the_main_process, noted_signals
+from git_caption.training.skipped import Skipped
 from git_caption.training.state import Saves, load_trained, trained_tensors
-from git_caption.tsv.writer import encode, write_atomically
+from git_caption.training.summary import Summary, peak_memory
+from git_caption.training.validation import Validation
 
-AGAIN_SECONDS = 1.0  # launchers pass on a signal that the terminal has sent already; people take longer
 KEYS_SHOWN = 8
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a run did. `skipped` counts pictures that could not be read."""
-
-    steps: int
-    seconds: float
-    images_per_second: float
-    trained_parameters: int
-    parameters: int
-    peak_memory: int
-    skipped: int
-
-    def __str__(self) -> str:
-        said = (
-            f"{self.steps} steps in {self.seconds:.0f} s, {self.images_per_second:.1f} images/s; "
-            f"{self.trained_parameters:,} of {self.parameters:,} parameters trained; "
-            f"peak memory {self.peak_memory / 2**30:.2f} GiB"
-        )
-        return said + (f"; {self.skipped} pictures skipped, listed in skipped.tsv" if self.skipped else "")
-
-
 class TrainingRun:
-    """Trains what requires gradients in `objective`; writes `journal.csv`, `skipped.tsv` and saves.
+    """Trains what requires gradients in `objective`; writes its records, `skipped.tsv` and saves.
 
     Goes on from the newest save there is. Made on every process of a run; the first one writes and talks.
     """
@@ -82,6 +57,7 @@ class TrainingRun:
         accelerator: Accelerator,
         saves: Saves,
         say: Callable[[str], None],
+        validation: Validation | None = None,
     ) -> None:
         """`say` is given a line of progress now and then."""
         self.objective = objective
@@ -98,7 +74,11 @@ class TrainingRun:
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.optimizer: Any = accelerator.prepare_optimizer(optimizer)
         self.model: Any = accelerator.prepare_model(objective, device_placement=False)
-        self.skipped: dict[int, FailedRow] = {}
+        self.skipped = Skipped(params.dataset, accelerator)
+        self.validation = validation
+        self.validating = 0.0  # seconds
+        self.noted: set[str] = set()  # by validations
+        self.done = 0  # steps
 
     def go(self) -> Summary:
         """Take all steps.
@@ -111,41 +91,93 @@ class TrainingRun:
             Stopped: by a signal, with the state saved.
         """
         saved = self.saves.read()
-        first = 0 if saved is None else int(saved["step"])
+        self.done = first = 0 if saved is None else int(saved["step"])
         torch.manual_seed(self.params.optimisation.seed + self.accelerator.process_index)
         with signals_held():
             loader = iter(self._loader(first))
         if saved is not None:
             self._restore(saved)
-        out = Path(self.params.saving.output_dir)
-        journal = Journal(out / "journal.csv", first, saved["journal"] if saved else None) if self._main else None
+        records = Records(self.params, first, saved["records"] if saved else None) if self._main else None
         self.model.train()
         began = time.perf_counter()
-        shown = self._main and sys.stderr.isatty()
-        bar = tqdm(total=self.steps, initial=first, unit="step", disable=not shown)
         try:
-            with _noted_signals() as noted, bar:
-                for number in range(first + 1, self.steps + 1):
-                    step = _next(loader)
-                    self._skip(step)
-                    loss, lr, stop = self._step(number, step, bool(noted))
-                    bar.update()
-                    bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}", refresh=False)
-                    if journal is not None:
-                        journal.add(loss, self.batches.share.rows)
-                        if number % self.params.saving.log_every == 0 or number == self.steps:
-                            self._log(journal, number, lr, quiet=shown)
-                    if stop or number == self.steps or number % self.params.saving.save_every == 0:
-                        self._save(number, journal)
-                    if stop and number < self.steps:
-                        raise Stopped(self._stopped(number, noted))
+            stopped = self._steps(loader, records)
+            if records is not None:
+                records.finish()
         finally:
             del loader  # ends its processes before this one ends
-            if journal is not None:
-                journal.close()
+            if self.validation is not None:
+                self.validation.close()
+            if records is not None:
+                records.close()
+        if stopped is not None:
+            raise Stopped(stopped)
+        self._take_the_best()
         self.model.eval()
-        self._list_skipped(out)
-        return self._summary(first, time.perf_counter() - began)
+        self.skipped.write(Path(self.params.saving.output_dir) / "skipped.tsv")
+        return self._summary(self.done - first, time.perf_counter() - began - self.validating)
+
+    def _steps(self, loader: Iterator[Step | Exception], records: Records | None) -> str | None:
+        """Take the steps that are left; why it stopped before the end of the run, if it did."""
+        shown = self._main and sys.stderr.isatty()
+        bar = tqdm(total=self.steps, initial=self.done, unit="step", disable=not shown)
+        with noted_signals() as noted, bar:
+            self._validate(records)  # where a signal came first
+            for number in range(self.done + 1, self.steps + 1):
+                if self._over:
+                    break
+                step = _next(loader)
+                self.skipped.note(step)
+                loss, lr, stop = self._step(number, step, bool(noted))
+                self.done, last = number, number == self.steps
+                self._show(bar, loss, lr)
+                if records is not None:
+                    records.add(loss, self.batches.share.rows)
+                    if number % self.params.saving.log_every == 0 or last:
+                        self._log(records, number, lr, quiet=shown)
+                if not stop or last:
+                    self._validate(records)
+                if stop or last or self._over or number % self.params.saving.save_every == 0:
+                    self._save(number, records)
+                if stop and not last:
+                    return self._stopped(number, noted)
+        return None
+
+    @property
+    def _over(self) -> bool:
+        return self.validation is not None and self.validation.over
+
+    def _show(self, bar: Any, loss: float, lr: float) -> None:
+        """A step on the progress bar, which knows the time that is left."""
+        bar.update()
+        rate = bar.format_dict["rate"] or 0.0 if not bar.disable else 0.0
+        bar.set_postfix_str(
+            f"loss {loss:.4f}, lr {lr:.1e}, {rate * self.batches.share.rows:.1f} images/s", refresh=False
+        )
+
+    def _validate(self, records: Records | None) -> None:
+        """Validate where it is due after the steps that are done; keep the weights if they are the best so far."""
+        number, per_epoch = self.done, self.batches.per_epoch
+        if self.validation is None or not self.validation.due(number, per_epoch, number == self.steps):
+            return
+        began = time.perf_counter()
+        found, is_best = self.validation(number)
+        seconds = time.perf_counter() - began
+        self.validating += seconds
+        if records is not None:
+            if is_best:
+                self.saves.write_best(number, trained_tensors(self.objective))
+            records.validated(number, number / per_epoch, found, seconds)
+        self.say(f"validation after step {number}: {found}{'; the best so far' if is_best else ''}")
+        for note in found.notes:
+            if note not in self.noted:
+                self.say(note)
+        self.noted.update(found.notes)
+
+    def _take_the_best(self) -> None:
+        """Put back the weights that validated best."""
+        if self.validation is not None and self.validation.best.step not in (0, self.done):
+            load_trained(self.objective, self.saves.read_best(self.validation.best.step))
 
     @property
     def _main(self) -> bool:
@@ -160,7 +192,7 @@ class TrainingRun:
             num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=leave_signals_to_the_main_process,
             generator=torch.Generator(),  # of its own: it must not draw on the one that dropout draws from
         )
 
@@ -194,14 +226,8 @@ class TrainingRun:
     def _seen(self, batch: Batch) -> Tensor | Features:
         """What the objective takes: normalised pixels, or features."""
         if not batch.keys:
-            first = next(iter(self.skipped.values()))
-            raise DataError(f"no picture of a batch can be read; the first that could not be: {first.cause}")
-        device = self.accelerator.device
-        if not isinstance(batch.seen, Tensor):
-            values, mask = batch.seen
-            return Features(values.to(device), mask.to(device))
-        pixels = normalise(batch.seen.to(device), self.transform.mean, self.transform.std)
-        return pixels.contiguous(memory_format=torch.channels_last)
+            raise DataError(f"no picture of a batch can be read; the first that could not be: {self.skipped.first}")
+        return seen(batch, self.transform, self.accelerator.device)
 
     def _summed(self, value: Tensor) -> Tensor:
         """The sum over the processes of a float64 scalar or vector."""
@@ -223,37 +249,13 @@ class TrainingRun:
             "again to go on"
         )
 
-    def _log(self, journal: Journal, number: int, lr: float, *, quiet: bool) -> None:
+    def _log(self, records: Records, number: int, lr: float, *, quiet: bool) -> None:
         epoch = number / self.batches.per_epoch
-        mean = journal.write(number, epoch, lr)
+        mean = records.log(number, epoch, lr)
         if not quiet:
             self.say(f"step {number}/{self.steps}  epoch {epoch:.2f}  loss {mean:.4f}  lr {lr:.1e}")
 
-    def _skip(self, step: Step) -> None:
-        for row, failure in step.failed.items():
-            if self.params.dataset.on_error == "raise":
-                raise DataError(f"{failure.reason} (key {failure.key!r})")
-            self.skipped.setdefault(row, FailedRow(row, failure.key, failure.reason))
-        allowed = self.params.dataset.max_errors
-        if allowed is not None and len(self.skipped) > allowed:
-            first = next(iter(self.skipped.values()))
-            raise JobFailed(
-                f"{len(self.skipped)} pictures could not be read, 'max_errors' allows {allowed}; the "
-                f"first: {first.cause}"
-            )
-
-    def _all_skipped(self) -> list[tuple[int, str, str]]:
-        """Of all processes, in the order of the rows."""
-        own = [(row.row, row.key, row.cause) for row in self.skipped.values()]
-        return sorted(set(gather_object(own) if self.accelerator.num_processes > 1 else own))
-
-    def _list_skipped(self, out: Path) -> None:
-        skipped = self._all_skipped()
-        if self._main and skipped:
-            lines = (encode(FailedRow(*row).columns(), "skipped.tsv") for row in skipped)
-            write_atomically(out / "skipped.tsv", b"".join(lines))
-
-    def _save(self, number: int, journal: Journal | None) -> None:
+    def _save(self, number: int, records: Records | None) -> None:
         rng = [
             {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
         ]
@@ -265,10 +267,11 @@ class TrainingRun:
             "schedule": self.schedule.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "rng": gather_object(rng) if several else rng,
-            "skipped": self._all_skipped(),
+            "skipped": self.skipped.of_all_processes(),
+            "validation": None if self.validation is None else self.validation.state(),
         }
-        if journal is not None:
-            self.saves.write(number, {**content, "journal": journal.state()})
+        if records is not None:
+            self.saves.write(number, {**content, "records": records.state()})
         self.accelerator.wait_for_everyone()
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -281,21 +284,24 @@ class TrainingRun:
         torch.set_rng_state(rng["cpu"])
         if rng["cuda"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(rng["cuda"])
-        self.skipped = {row: FailedRow(row, key, cause) for row, key, cause in saved["skipped"]}
+        if self.validation is not None:
+            self.validation.restore(saved["validation"])
+        self.skipped.restore(saved["skipped"])
         self.say(f"going on after step {saved['step']} of {self.steps}, from {self.saves.folder}")
 
-    def _summary(self, first: int, seconds: float) -> Summary:
-        on_gpu = self.accelerator.device.type == "cuda"
-        kibibytes = 1 if sys.platform == "darwin" else 1024  # what ru_maxrss counts in
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibibytes
+    def _summary(self, taken: int, seconds: float) -> Summary:
+        """Of a run that has taken so many steps now, in so many seconds."""
+        best = None if self.validation is None or not self.validation.best.step else self.validation.best
         return Summary(
-            steps=self.steps,
+            steps=self.done,
             seconds=seconds,
-            images_per_second=(self.steps - first) * self.batches.share.rows / max(seconds, 1e-9),
+            images_per_second=taken * self.batches.share.rows / max(seconds, 1e-9),
+            validating=self.validating,
             trained_parameters=sum(parameter.numel() for parameter in self.trained),
             parameters=sum(parameter.numel() for parameter in self.objective.parameters()),
-            peak_memory=torch.cuda.max_memory_allocated() if on_gpu else peak,
-            skipped=len(self._all_skipped()),
+            peak_memory=peak_memory(self.accelerator.device),
+            skipped=len(self.skipped.of_all_processes()),
+            weights="the last step" if best is None else f"the best validation, at step {best.step}: {best.said}",
         )
 
 
@@ -312,38 +318,6 @@ def _next(loader: Iterator[Step | Exception]) -> Step:
     if isinstance(found, Exception):
         raise found
     return found
-
-
-@contextmanager
-def _noted_signals() -> Iterator[list[str]]:
-    """Inside, stopping signals are noted in the list; Ctrl-C once more, a second later or more, raises at once."""
-    noted: list[str] = []
-    asked: float | None = None
-    if threading.current_thread() is not threading.main_thread():  # handlers can be set there only
-        yield noted
-        return
-
-    def note(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        now = time.monotonic()
-        if number == signal.SIGINT and asked is not None and now - asked > AGAIN_SECONDS:
-            raise KeyboardInterrupt
-        asked = now if asked is None else asked
-        noted.append(signal.Signals(number).name)
-
-    earlier = {number: signal.signal(number, note) for number in STOPPING}
-    try:
-        yield noted
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
-def _leave_signals_to_the_main_process(_: int) -> None:
-    """Run in each worker process: what stops a run may be sent to all its processes, and one of them answers."""
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def _say_nothing(_: str) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +16,14 @@ from git_caption.errors import UsageError
 from git_caption.params.schema import to_dict
 from git_caption.params.training.dataset import DatasetParams
 from git_caption.params.training.run import TrainingParams
+from git_caption.params.training.validation import ValidationParams
 
 if TYPE_CHECKING:
+    from git_caption.images.reader import ImageReader
     from git_caption.samples.clipcap_pickle import ClipCapPickle
+    from git_caption.samples.feature_rows import EncodedSamples
     from git_caption.samples.features import FeatureCache
-    from git_caption.samples.training_data import TrainingData
+    from git_caption.samples.training_data import TrainingData, TrainingSamples
 
 # What of the parameters does not change a number that the run computes.
 INDIFFERENT = (
@@ -30,6 +36,8 @@ INDIFFERENT = (
     "resume",
     "on_error",
     "max_errors",
+    "loss_save_path",
+    "report_to",
 )
 NOTED = "training.json"
 
@@ -42,6 +50,10 @@ def train(params: TrainingParams) -> None:
         JobFailed: another run is writing it.
         Stopped: by a signal, with the state saved.
     """
+    from git_caption.training.trackers import require_installed
+
+    require_installed(params.saving.trackers)
+    _require_cider(params.validation)
     processes.as_torchrun()
     from git_caption.pipeline.lock import locked
 
@@ -60,8 +72,15 @@ def train(params: TrainingParams) -> None:
 def _train(params: TrainingParams, out: Path) -> None:
     from git_caption.training.state import Saves
 
-    data, features = _opened(params.dataset)
-    files = data.inputs if features is None else (*data.inputs, features.path)
+    opened = _opened(params.dataset)
+    files = opened.files
+    if (validated_on := params.validation.dataset(params.dataset)) is not None:
+        validated = _opened(validated_on)
+        files += validated.files
+        if validated.is_of(opened) and processes.rank() == 0:
+            _say("warning: the validation set is what is trained on; 'val_split' and 'val_data' name another")
+    else:
+        validated = None
     saves = Saves(out, _settings(params, files), params.saving.keep)
     if params.saving.resume == "none" and processes.rank() == 0:
         saves.remove()
@@ -70,16 +89,17 @@ def _train(params: TrainingParams, out: Path) -> None:
     import torch
 
     from git_caption.captioner import checkpoint
+    from git_caption.captioner.captioner import Captioner
     from git_caption.images.reader import ImageReader
     from git_caption.images.transform import Transform
     from git_caption.params.model import PromptConfig
     from git_caption.samples.collate import Collate
-    from git_caption.samples.feature_rows import EncodedSamples
     from git_caption.samples.steps import Share, TrainingSteps
-    from git_caption.samples.training_data import TrainingSamples
+    from git_caption.samples.validation_batches import ValidationBatches
     from git_caption.training import loop, parts, tuning
     from git_caption.training.device import accelerator_of
     from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, Objective
+    from git_caption.training.validation import Validation
 
     dataset, optimisation = params.dataset, params.optimisation
     accelerator = accelerator_of(params.computing.device, params.computing.precision)
@@ -90,23 +110,26 @@ def _train(params: TrainingParams, out: Path) -> None:
     built: parts.Parts | None = None
     objective: Objective
     if params.parts.objective == "contrastive":
-        tokenizer = parts.build_tokenizer(params.parts, data)
+        tokenizer = parts.build_tokenizer(params.parts, opened.data)
         objective = ContrastiveObjective(*parts.build_clip(params.parts, tokenizer, device))
         collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
     else:
-        built = parts.build_parts(params, data, device)
+        built = parts.build_parts(params, opened.data, device)
         objective = CaptionObjective(built.network)
         collate = Collate(built.tokenizer, built.config.prompt, dataset.captions_per_image, dataset.questions_per_image)
+    for one in (opened, validated):
+        if one is not None and one.features is not None:
+            assert built is not None, "checked with the parameters"
+            parts.check_features(one.features, built, params, one.data)
     share = Share(optimisation.bs, optimisation.accumulation, accelerator.process_index, accelerator.num_processes)
-    samples: TrainingSamples | EncodedSamples
-    if features is None:
-        samples = TrainingSamples(data, reader)
-    else:
-        assert built is not None, "checked with the parameters"
-        parts.check_features(features, built, params, data)
-        samples = EncodedSamples(data, features)
-    steps = TrainingSteps(samples, collate, share, optimisation.seed)
-    run = loop.TrainingRun(objective, steps, params, pixels, accelerator, saves, _say)
+    validation: Validation | None = None
+    if validated is not None:
+        most = params.validation.val_images
+        batches = ValidationBatches(validated.samples(reader), collate, share, optimisation.seed, most)
+        captioner = None if built is None else Captioner(built.config, built.network, built.tokenizer)
+        validation = Validation(objective, batches, captioner, params, pixels, accelerator)
+    steps = TrainingSteps(opened.samples(reader), collate, share, optimisation.seed)
+    run = loop.TrainingRun(objective, steps, params, pixels, accelerator, saves, _say, validation)
     if accelerator.is_main_process:
         if optimisation.warmup_steps >= run.steps:
             _say(
@@ -126,8 +149,32 @@ def _train(params: TrainingParams, out: Path) -> None:
         print(f"{summary}\nwrote {out}")
 
 
-def _opened(params: DatasetParams) -> tuple[TrainingData, FeatureCache | ClipCapPickle | None]:
-    """The data, and the features that stand for its pictures; a pickle of ClipCap's is both."""
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A data set, and the features that stand for its pictures; a pickle of ClipCap's is both."""
+
+    data: TrainingData
+    features: FeatureCache | ClipCapPickle | None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that rows come from."""
+        return [*self.data.inputs, *([] if self.features is None else [self.features.path])]
+
+    def samples(self, reader: ImageReader) -> TrainingSamples | EncodedSamples:
+        """The rows as samples: pixels, or the features."""
+        from git_caption.samples.feature_rows import EncodedSamples
+        from git_caption.samples.training_data import TrainingSamples
+
+        return TrainingSamples(self.data, reader) if self.features is None else EncodedSamples(self.data, self.features)
+
+    def is_of(self, other: _Opened) -> bool:
+        """Whether the rows are those of another data set."""
+        own, others = self.data, other.data
+        return (own.inputs, len(own), own.where(0)) == (others.inputs, len(others), others.where(0))
+
+
+def _opened(params: DatasetParams) -> _Opened:
     from git_caption.samples.clipcap_pickle import ClipCapPickle
     from git_caption.samples.features import FeatureCache
     from git_caption.samples.open_data import open_data
@@ -135,13 +182,13 @@ def _opened(params: DatasetParams) -> tuple[TrainingData, FeatureCache | ClipCap
 
     if params.data is not None and params.data.endswith(".pkl"):
         pickled = ClipCapPickle(params.data)
-        return pickled, pickled
+        return _Opened(pickled, pickled)
     features = None if params.features is None else FeatureCache(params.features)
     if params.image_tsv is not None and params.caption_tsv is not None:
-        return TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv), features
+        return _Opened(TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv), features)
     assert params.data is not None, "checked with the parameters"
     columns = {"image_column": params.image_column, "caption_column": params.caption_column}
-    return open_data(params.data, split=params.split, **columns), features
+    return _Opened(open_data(params.data, split=params.split, **columns), features)
 
 
 def _settings(params: TrainingParams, inputs: Sequence[Path]) -> dict[str, Any]:
@@ -160,6 +207,11 @@ def _note(params: TrainingParams, out: Path) -> None:
     from git_caption.tsv.writer import write_atomically
 
     write_atomically(out / NOTED, json.dumps(to_dict(params), indent=2).encode() + b"\n")
+
+
+def _require_cider(params: ValidationParams) -> None:
+    if params.best_by == "cider" and find_spec("pycocoevalcap") is None:
+        raise UsageError("'best_by': cider needs pycocoevalcap: pip install 'git-caption[metrics]'")
 
 
 def _require_no_model(folder: Path) -> None:
@@ -185,5 +237,8 @@ def _save_encoder(image_encoder: Any, out: Path) -> None:
 
 
 def _say(line: str) -> None:
-    """A line of progress, at once also where output goes to a file."""
-    print(line, flush=True)
+    """A line of progress, above the progress bar, at once also where output goes to a file."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from git_caption.tsv.writer import sync_folder
 
 FOLDER = "last"
 SAVE = re.compile(r"(\d{8,})\.pt")
+BEST = re.compile(r"best-(\d{8,})\.pt")
 
 
 class Saves:
     """The saves of a run: `OUT/last/00000500.pt` after step 500, the newest `keep` of them.
 
-    A save has its name only once it is complete and on the disk.
+    Beside them stand the weights that validated best up to each of them, as `best-00000400.pt`. A file has its name
+    only once it is complete and on the disk.
     """
 
     def __init__(self, output_dir: Path, settings: Mapping[str, Any], keep: int) -> None:
@@ -36,9 +39,7 @@ class Saves:
 
     def steps(self) -> list[int]:
         """The steps there are saves of, in order."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(int(found[1]) for path in self.folder.iterdir() if (found := SAVE.fullmatch(path.name)))
+        return self._steps(SAVE)
 
     def read(self) -> dict[str, Any] | None:
         """The newest save; None where there is none.
@@ -49,28 +50,73 @@ class Saves:
         """
         if not (steps := self.steps()):
             return None
-        path = self._path(steps[-1])
-        try:
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            earlier = content.pop("settings")
-        except Exception as error:  # torch's unpickler raises nearly any kind on damaged bytes
-            raise WeightsError(
-                f"{path} cannot be read: {reason(error)}; remove it to go on from the save before it"
-            ) from error
+        content = self._read(self._path(steps[-1]), "remove it to go on from the save before it")
+        earlier = content.pop("settings")
         if earlier != self.settings:
             raise UsageError(
                 f"{self.folder} holds the saves of an unfinished run with other settings "
                 f"({differences(earlier, self.settings)}); run it again as it was to finish it, or give --resume none "
                 "to drop them and start anew"
             )
+        for later in self._steps(BEST):
+            if later > steps[-1]:  # of steps that will be taken again
+                self._best_path(later).unlink(missing_ok=True)  # each process of a run reads
         return content
 
     def write(self, step: int, content: Mapping[str, Any]) -> None:
         """Put a save on the disk, for good, and drop the oldest ones. Raises JobFailed where the disk refuses."""
+        self._write(self._path(step), content)
+        for earlier in self.steps()[: -self.keep]:
+            self._path(earlier).unlink()
+        oldest = self.steps()[0]
+        best = self._steps(BEST)
+        for number, later in pairwise(best):
+            if later <= oldest:
+                self._best_path(number).unlink()
+
+    def read_best(self, step: int) -> dict[str, Tensor]:
+        """The weights that `write_best` stored. Raises WeightsError if they cannot be read."""
+        trained: dict[str, Tensor] = self._read(self._best_path(step), "give --resume none to start anew")["trained"]
+        return trained
+
+    def write_best(self, step: int, trained: Mapping[str, Tensor]) -> None:
+        """Store the best weights so far, for the next save to refer to. Raises JobFailed where the disk refuses."""
+        self._write(self._best_path(step), {"step": step, "trained": dict(trained)})
+
+    def remove(self) -> None:
+        """Drop all saves."""
+        if self.folder.is_dir():
+            self._remove_unfinished()
+            for step in self.steps():
+                self._path(step).unlink()
+            for step in self._steps(BEST):
+                self._best_path(step).unlink()
+            with suppress(OSError):  # what is not ours stays
+                self.folder.rmdir()
+
+    def _steps(self, names: re.Pattern[str]) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(found[1]) for path in self.folder.iterdir() if (found := names.fullmatch(path.name)))
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"{step:08d}.pt"
+
+    def _best_path(self, step: int) -> Path:
+        return self.folder / f"best-{step:08d}.pt"
+
+    def _read(self, path: Path, cure: str) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            content["settings"]
+        except Exception as error:  # torch's unpickler raises nearly any kind on damaged bytes
+            raise WeightsError(f"{path} cannot be read: {reason(error)}; {cure}") from error
+        return content
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()  # they may be what fills the disk
-            path = self._path(step)
             temporary = temporary_path(path)
             try:
                 with open(temporary, "xb") as file:
@@ -88,20 +134,6 @@ class Saves:
                 f"cannot save to {self.folder}: {getattr(error, 'strerror', None) or reason(error)}; {left}: run the "
                 "same command again once that is put right"
             ) from error
-        for earlier in self.steps()[: -self.keep]:
-            self._path(earlier).unlink()
-
-    def remove(self) -> None:
-        """Drop all saves."""
-        if self.folder.is_dir():
-            self._remove_unfinished()
-            for step in self.steps():
-                self._path(step).unlink()
-            with suppress(OSError):  # what is not ours stays
-                self.folder.rmdir()
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"{step:08d}.pt"
 
     def _remove_unfinished(self) -> None:
         for path in self.folder.iterdir():

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -50,7 +51,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def written(shapes: Path, out: Path, **changes: Any) -> str:
-    """The config file of a run of 24 steps of 8 pictures, with dropout."""
+    """The config file of a run of 24 steps of 8 pictures, with dropout and a validation every 7 steps and epoch."""
     values = {
         "output_dir": str(out),
         "image_tsv": str(shapes / "train.img.tsv"),
@@ -58,6 +59,10 @@ def written(shapes: Path, out: Path, **changes: Any) -> str:
         "image_encoder": {"name": "custom", "architecture": VISION, "output": "grid"},
         "language_model": {"name": "small", "architecture": GPT2},
         "input_resolution": 32,
+        "decoding": {"max_new_tokens": 6},
+        "val_image_tsv": str(shapes / "test.img.tsv"),
+        "val_caption_tsv": str(shapes / "test.caption.tsv"),
+        "validate_every": 7,
         "vocab_size": 300,
         "train_image_encoder": True,
         "tune": "full",
@@ -69,6 +74,7 @@ def written(shapes: Path, out: Path, **changes: Any) -> str:
         "log_every": 2,
         "save_every": 5,
         "device": "cpu",
+        "loss_save_path": f"{out}.npy",
         **changes,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,15 +83,18 @@ def written(shapes: Path, out: Path, **changes: Any) -> str:
     return str(path)
 
 
-def journal(out: Path) -> list[dict[str, str]]:
+def journal(out: Path, name: str = "journal.csv") -> list[dict[str, str]]:
     """The lines of a journal, time and rate columns aside."""
-    with open(out / "journal.csv", newline="") as file:
-        return [{name: row[name] for name in ("step", "epoch", "loss", "lr")} for row in csv.DictReader(file)]
+    with open(out / name, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: row[name] for name in row if name not in ("images_per_second", "seconds")} for row in rows]
 
 
 def same(out: Path, other: Path) -> None:
     """Two runs ended alike: journals, and every weight."""
-    assert journal(out) == journal(other)
+    for name in ("journal.csv", "validation.csv", "validation_captions.csv"):
+        assert journal(out, name) == journal(other, name)
+    assert np.array_equal(np.load(f"{out}.npy"), np.load(f"{other}.npy"))
     assert (out / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
     assert not (out / "last").exists()
 
@@ -96,6 +105,10 @@ def undisturbed(data, tmp_path_factory) -> Path:
     assert main(["--config", written(data, out)]) == 0
     lines = journal(out)
     assert [line["step"] for line in lines] == [str(step) for step in range(2, STEPS + 1, 2)]
+    assert [int(line["step"]) for line in journal(out, "validation.csv")] == [7, 8, 14, 16, 21, 24]
+    steps = np.load(f"{out}.npy")
+    assert steps.dtype == np.float64 and len(steps) == STEPS
+    assert [float(line["loss"]) for line in lines] == pytest.approx(steps.reshape(-1, 2).mean(1), abs=1e-5)
     assert float(lines[-1]["loss"]) < float(lines[0]["loss"]) - 0.5
     return out
 
@@ -116,7 +129,7 @@ def test_a_run_that_ends_at_any_step_goes_on_to_the_same_end(data, undisturbed, 
 
         monkeypatch.setattr(loop.TrainingRun, "_step", ends)
         assert main(["--config", config]) == 75
-        assert [path.name for path in sorted((out / "last").glob("*"))] == [
+        assert [path.name for path in sorted((out / "last").glob("[0-9]*"))] == [
             f"{step:08d}.pt" for step in range(5, last + 1, 5)
         ][-2:] or last == 3
     monkeypatch.setattr(loop.TrainingRun, "_step", take)
@@ -150,6 +163,29 @@ def test_so_does_one_with_lora_or_with_an_optimiser_in_8_bits(changes, data, tmp
     adapters = [sorted((folder / "adapter").glob("*")) for folder in (whole, out)]
     assert bool(adapters[0]) == ("tune" in changes)
     assert [path.read_bytes() for path in adapters[0]] == [path.read_bytes() for path in adapters[1]]
+
+
+def test_a_run_stopped_where_a_validation_is_due_makes_it_when_it_goes_on(data, undisturbed, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    from git_caption.training import loop
+
+    take = loop.TrainingRun._step
+    monkeypatch.setattr(
+        loop.TrainingRun, "_step", lambda run, number, *rest: (*take(run, number, *rest)[:2], number == 7)
+    )
+    assert main(["--config", written(data, out)]) == 75
+    assert journal(out, "validation.csv") == []
+    monkeypatch.setattr(loop.TrainingRun, "_step", take)
+    assert main(["--config", written(data, out)]) == 0
+    same(out, undisturbed)
+
+
+def test_validation_does_not_disturb_the_steps(data, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    nothing = dict.fromkeys(("val_image_tsv", "val_caption_tsv", "validate_every"))
+    assert main(["--config", written(data, out, **nothing)]) == 0
+    assert journal(out) == journal(undisturbed)
+    assert not (out / "validation.csv").exists()
 
 
 @pytest.mark.runs(30)
@@ -186,7 +222,7 @@ sys.exit(main.main(sys.argv[1:]))
     command = [sys.executable, "-c", slowly, "--config", config]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("step 2/")
+    assert any(line.startswith("step 2/") for line in iter(process.stdout.readline, ""))
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 75
@@ -220,7 +256,7 @@ def test_a_disk_that_is_full_leaves_the_save_before(error, data, undisturbed, tm
     assert main(["--config", written(data, out)]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: cannot save to {out}/last: ") and "the save of step 5 is kept" in said
-    assert [path.name for path in (out / "last").iterdir()] == ["00000005.pt"]
+    assert [path.name for path in (out / "last").glob("[!b]*")] == ["00000005.pt"]
     monkeypatch.setattr(torch, "save", write)
     assert main(["--config", written(data, out)]) == 0
     same(out, undisturbed)
@@ -280,6 +316,8 @@ def test_two_processes_of_half_the_batch_are_one_of_the_whole(data, whole, tmp_p
     )
     assert found.returncode == 0, found.stderr
     assert losses(out) == pytest.approx(losses(whole), abs=1e-5)
+    ours, theirs = (journal(run, "validation.csv")[-1] for run in (out, whole))
+    assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), abs=1e-4)
     ours, theirs = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -370,8 +408,17 @@ def test_a_pickle_of_clipcaps_is_data_and_features_at_once(data, tmp_path, capsy
     encoder = {"name": "custom", "architecture": VISION, "output": "pooled"}
     changes = {"data": str(path), "image_tsv": None, "caption_tsv": None, "mapper": {"type": "mlp", "prefix_length": 2}}
     changes |= {"image_encoder": encoder, "train_image_encoder": False, "epochs": 40, "warmup_steps": 10}
+    changes |= {"val_data": str(path), "val_image_tsv": None, "val_caption_tsv": None, "validate_every": 80}
     out = tmp_path / "run"
     assert main(["--config", written(data, out, **changes)]) == 0
+    said = capsys.readouterr().out
+    assert "warning: the validation set is what is trained on;" in said
+    assert "only 1 different captions for 32 pictures" in said  # before it has learnt to look
+    end = {name: float(value) for name, value in journal(out, "validation.csv")[-1].items()}
+    assert end["distinct"] == 4 / 32 and end["shuffled_loss"] > end["loss"] + 0.5
+    assert [line["caption"] for line in journal(out, "validation_captions.csv")[-8:]] == [
+        line["reference"] for line in journal(out, "validation_captions.csv")[-8:]
+    ]
     captioner = Captioner.load(out, device="cpu")
     features = Features(embeddings[:4, None], torch.ones(4, 1, dtype=torch.bool))
     found = captioner.generate(features, [""] * 4, captioner.decoding(DecodingParams(), "caption"), [Identity("a")] * 4)

@@ -12,6 +12,7 @@ from git_caption.params.training.presets import PresetName
 from git_caption.params.training.saving import SavingParams
 from git_caption.params.training.steps import ComputingParams, OptimisationParams
 from git_caption.params.training.tuning import TuningParams
+from git_caption.params.training.validation import ValidationParams
 
 QUANTIZED = "weights in 8 or 4 bits stay as they are: 'tune' can be mapper or lora, without 'lora_merge'"
 
@@ -28,6 +29,7 @@ class TrainingParams:
     tuning: TuningParams = group(TuningParams, "what is trained")
     optimisation: OptimisationParams = group(OptimisationParams, "steps")
     computing: ComputingParams = group(ComputingParams, "computing")
+    validation: ValidationParams = group(ValidationParams, "validation")
     saving: SavingParams = group(SavingParams, "what is written")
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -43,4 +45,19 @@ class TrainingParams:
             yield (
                 ("features", "train_image_encoder", "objective"),
                 "'features': the image encoder is trained, so that its features change: leave one of the two out",
+            )
+        yield from self._check_validation()
+
+    def _check_validation(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        validation = self.validation
+        if validation.val_split is not None and validation.val_data is None and self.dataset.data is None:
+            yield ("val_split", "val_data", "data"), "'val_split': a part of 'data' or 'val_data', and there is neither"
+        contrastive = self.parts.objective == "contrastive"
+        if contrastive and validation.best_by == "cider":
+            yield ("best_by", "objective"), "'best_by': cider needs captions, and objective contrastive makes none"
+        set_ = validation.dataset(self.dataset)
+        if set_ is not None and set_.stored and (self.tuning.train_image_encoder or contrastive):
+            yield (
+                ("val_features", "val_data", "train_image_encoder", "objective"),
+                "'val_features': the image encoder is trained, so that its features change: leave one of the two out",
             )
