@@ -45,8 +45,10 @@ BY_LAYERS = {
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NEW_TOKENS = 99
+TYPES = {"transformer": "encoder_layer"}  # the tool's names of mappers that we call otherwise
 VIT_L_TOKENS = 257  # the one grid from which the tool dropped the class token
 
+Mapping = Literal["linear", "linearLn", "mlp", "encoder_layer"]
 EMBEDDING = re.compile(r"language_model\..*\.(wte|embed_tokens)\.weight")
 
 
@@ -70,7 +72,7 @@ def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "
 
     Raises:
         UsageError: what was given contradicts the file; all contradictions together, each with both values.
-        WeightsError: not a file of the tool, or one with a mapper that is not offered.
+        WeightsError: not a file of the tool.
     """
     tensors = {name: value for name, value in read_tensors(path).items() if not _is_computed(name)}
     visual, projection = _part(tensors, "image_encoder.", path), _part(tensors, "visual_projection.", path)
@@ -82,7 +84,7 @@ def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "
     conflicts = [
         f"{name} {given!r} was given and the file has {found!r}"
         for name, given, found in (
-            ("mapping_type", model.mapper, mapper),
+            ("mapping_type", TYPES.get(str(model.mapper), model.mapper), mapper),
             ("output_grid", model.output_grid, grid),
             ("input_resolution", model.input_resolution, resolution),
         )
@@ -108,7 +110,9 @@ def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "
         quantization = "8bit" if architecture["model_type"] == "llama" else "none"
     config = CaptionerConfig(
         image_encoder=encoder,
-        mapper=MapperConfig(type=mapper, prefix_length=_prefix_length(projection, tensors)),
+        mapper=MapperConfig(
+            type=mapper, prefix_length=_prefix_length(projection, tensors), rows_attend=mapper != "encoder_layer"
+        ),
         language_model=LanguageModelConfig(
             name=name,
             architecture=architecture if in_file else None,
@@ -142,18 +146,19 @@ def _part(tensors: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tens
     return part
 
 
-def _mapping_type(projection: dict[str, Tensor], path: Path) -> Literal["linear", "linearLn", "mlp"]:
-    kinds: dict[str, Literal["linear", "linearLn", "mlp"]] = {
+def _mapping_type(projection: dict[str, Tensor], path: Path) -> Mapping:
+    kinds: dict[str, Mapping] = {
         "weight": "linear",
         "0.weight": "linearLn",
         "model.0.weight": "mlp",
+        "self_attn.in_proj_weight": "encoder_layer",
     }
     for name, kind in kinds.items():
         if name in projection:
             return kind
     raise WeightsError(
-        f"{path}: the mapper (visual_projection.{min(projection)}, ...) is none of linear, linearLn and mlp; "
-        "the tool's 'transformer' (one TransformerEncoderLayer) is not offered"
+        f"{path}: the mapper (visual_projection.{min(projection)}, ...) is none of the tool's: linear, linearLn, mlp "
+        "and transformer (one TransformerEncoderLayer)"
     )
 
 
