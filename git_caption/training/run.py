@@ -85,18 +85,19 @@ def _train(params: TrainingParams, out: Path) -> None:
     accelerator = accelerator_of(params.computing.device, params.computing.precision)
     device = accelerator.device
     torch.manual_seed(optimisation.seed)
-    pixels = parts.transform_config(params.parts)
-    reader = ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
     built: parts.Parts | None = None
     objective: Objective
     if params.parts.objective == "contrastive":
         tokenizer = parts.build_tokenizer(params.parts, data)
         objective = ContrastiveObjective(*parts.build_clip(params.parts, tokenizer, device))
         collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
+        pixels = parts.transform_config(params.parts)
     else:
         built = parts.build_parts(params, data, device)
         objective = CaptionObjective(built.network)
         collate = Collate(built.tokenizer, built.config.prompt, dataset.captions_per_image, dataset.questions_per_image)
+        pixels = built.config.transform
+    reader = ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
     share = Share(optimisation.bs, optimisation.accumulation, accelerator.process_index, accelerator.num_processes)
     samples: TrainingSamples | EncodedSamples
     if features is None:

@@ -199,7 +199,10 @@ def test_what_does_not_fit_is_named(make_captioner, language_models, tmp_path):
     others = {name: value for name, value in tensors.items() if not name.startswith("visual_projection.")}
     for name, message in (
         ("visual_projection.convolution", r"none of the tool's: linear, linearLn, mlp and transformer"),
-        ("projection.weight", r"no tensor is named visual_projection\.\*; a checkpoint directory or a file of"),
+        (
+            "projection.weight",
+            r"no tensor is named visual_projection\.\* or clip_project\.\*; a checkpoint directory, a file of",
+        ),
     ):
         torch.save({**others, name: torch.ones(1)}, tmp_path / "model.pt")
         with pytest.raises(WeightsError, match=message):
