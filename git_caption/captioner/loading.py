@@ -195,7 +195,7 @@ def _network(
     mapper = build_mapper(config.mapper, encoder.width, width(language_model), pooled)
     frames = config.temporal_positions
     temporal = TemporalEmbedding(frames, encoder.width).to(dtype) if frames else None
-    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal)
+    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal, config.mapper.normalize)
     checkpoint.fill(config, network, tensors, source)
     if stored:  # quantized, or moved, once the weights are in place
         bits = config.language_model.quantization

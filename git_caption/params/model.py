@@ -88,6 +88,7 @@ class MapperConfig:
     clip_length: int = key(10, minimum=1, help="rows that the features become before the layers (transformer)")
     layers: int = key(8, minimum=1, help="layers (transformer)")
     heads: int = key(8, minimum=1, help="attention heads (transformer, encoder_layer)")
+    normalize: bool = key(False, help="each row of features is divided by its Euclidean norm first")
     rows_attend: bool = key(True, help="rows see each other; False: each itself alone (encoder_layer)")
 
 

@@ -171,7 +171,8 @@ def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Pa
         prompt=told.prompt or PromptConfig(),
         decoding=told.decoding or DecodingParams(),
     )
-    return Parts(GitNetwork(image_encoder, mapper, language_model).to(device), tokenizer, config)
+    network = GitNetwork(image_encoder, mapper, language_model, normalize=mapper_config.normalize)
+    return Parts(network.to(device), tokenizer, config)
 
 
 def _image_encoder(

@@ -6,12 +6,16 @@ import json
 import pickle
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
+from PIL import Image
 
-from git_caption.captioner.captioner import Captioner
+from git_caption.captioner.captioner import Captioner, Features
+from git_caption.errors import UsageError
 from git_caption.model.clip_vision import OPENAI_MARKS
 from git_caption.training.main import main
+from git_caption.training.pickle_encoder import encoder_of
 from tests import hub_cache
 from tests.small_captioner import small_captioner
 from tests.written_clip import clip_file
@@ -64,3 +68,67 @@ def test_a_file_of_clipcaps_is_trained_further(clip, language_model, tmp_path, c
     ours, theirs = trained.network.language_model.state_dict(), network.language_model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert trained.config.image_encoder.weights.id == clip
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "encoder"),
+    [
+        ("oscar_split_ViT-B_32_train.pkl", 512, "ViT-B/32"),
+        ("oscar_split_RN50x4_train.pkl", 640, "RN50x4"),
+        ("oscar_split_RN50_train.pkl", 1024, "RN50"),
+        ("oscar_split_ViT-L_14@336px_train.pkl", 768, "ViT-L/14@336px"),
+        ("oscar_split_train.pkl", 640, "RN50x4"),
+        ("conceptual.pkl", 512, "ViT-B/32"),
+    ],
+)
+def test_a_pickle_tells_its_image_encoder(name, width, encoder):
+    found = encoder_of(Path("data") / name, width)
+    assert (found.name, found.output) == (encoder, "pooled")
+
+
+def test_a_pickle_that_does_not_is_refused():
+    with pytest.raises(UsageError, match=r"mine\.pkl: .*width of 768.*'image_encoder'"):
+        encoder_of(Path("mine.pkl"), 768)
+
+
+def test_data_alone_is_enough_to_caption_images_after(language_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    source = tmp_path / "source"
+    source.mkdir()
+    narrow = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 2}
+    real = open_clip.get_model_config
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: {**real(name), "vision_cfg": narrow})
+    clip_file(source / "open_clip_model.safetensors", narrow, True, 640)
+    hub_cache.snapshot(tmp_path / "home" / "hub", "timm/resnet50x4_clip.openai", source)
+    keys = {"data": pickled(tmp_path / "oscar_split_RN50x4_train.pkl", 640), "mapper": {"type": "mlp"}}
+    keys |= {"language_model": {"name": language_model}}
+    assert run(tmp_path / "out", **keys) == 0, capsys.readouterr().err
+    captioner = Captioner.load(tmp_path / "out", device="cpu")
+    assert captioner.config.image_encoder.name == "RN50x4"
+    assert len(captioner.caption([Image.new("RGB", (40, 40))])) == 1
+
+
+@pytest.mark.parametrize("mapper", ["mlp", "transformer"])
+@pytest.mark.parametrize("tuned", [True, False])
+def test_features_are_normalised_in_training_as_after(mapper, tuned, clip, language_model, tmp_path, capsys):
+    """Features a hundred times as long train the same, and caption the same."""
+    keys = {
+        "image_encoder": {"name": clip, "output": "pooled"},
+        "language_model": {"name": language_model},
+        "mapper": {"type": mapper, "prefix_length": 4, "clip_length": 4, "layers": 2, "normalize": True},
+        "train_language_model": tuned,
+        "lr": 1e-3,
+    }
+    for name, scale in (("plain", 1.0), ("long", 128.0)):
+        data = pickled(tmp_path / f"{name}.pkl", scale=scale)
+        assert run(tmp_path / name, **keys, data=data) == 0, capsys.readouterr().err
+    journals = [(tmp_path / name / "journal.csv").read_text().splitlines()[1:] for name in ("plain", "long")]
+    first, second = ([line.split(",")[:3] for line in lines] for lines in journals)
+    assert first == second and len(first) == 2
+    network = Captioner.load(tmp_path / "plain", device="cpu").network
+    values = torch.randn(2, 1, WIDTH)
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    with torch.inference_mode():
+        found = network.prefix(Features(128 * values, mask))[0]
+        norm = values.pow(2).sum(-1, keepdim=True).sqrt()
+        torch.testing.assert_close(found, network.mapper(values / norm, mask), atol=1e-6, rtol=0)

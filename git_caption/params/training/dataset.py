@@ -56,6 +56,11 @@ class DatasetParams:
                 yield ("image_tsv", "caption_tsv"), "missing key 'caption_tsv': the captions of 'image_tsv'"
 
     @property
+    def pickled(self) -> bool:
+        """Whether the data is a pickle of ClipCap's: captions and features at once."""
+        return (self.data or "").endswith(".pkl")
+
+    @property
     def stored(self) -> bool:
         """Whether features stand for the pictures."""
-        return self.features is not None or (self.data or "").endswith(".pkl")
+        return self.features is not None or self.pickled
