@@ -48,7 +48,7 @@ KEYS_SHOWN = 8
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `skipped` counts pictures that could not be read."""
+    """What a run did. `skipped` counts pictures that could not be read, `cut` captions that were too long."""
 
     steps: int
     seconds: float
@@ -57,6 +57,7 @@ class Summary:
     parameters: int
     peak_memory: int
     skipped: int
+    cut: int
 
     def __str__(self) -> str:
         said = (
@@ -64,6 +65,7 @@ class Summary:
             f"{self.trained_parameters:,} of {self.parameters:,} parameters trained; "
             f"peak memory {self.peak_memory / 2**30:.2f} GiB"
         )
+        said += f"; {self.cut} captions or answers cut" if self.cut else ""
         return said + (f"; {self.skipped} pictures skipped, listed in skipped.tsv" if self.skipped else "")
 
 
@@ -99,6 +101,7 @@ class TrainingRun:
         self.optimizer: Any = accelerator.prepare_optimizer(optimizer)
         self.model: Any = accelerator.prepare_model(objective, device_placement=False)
         self.skipped: dict[int, FailedRow] = {}
+        self.cut = 0
 
     def go(self) -> Summary:
         """Take all steps.
@@ -128,6 +131,7 @@ class TrainingRun:
                 for number in range(first + 1, self.steps + 1):
                     step = _next(loader)
                     self._skip(step)
+                    self._count_cut(step)
                     loss, lr, stop = self._step(number, step, bool(noted))
                     bar.update()
                     bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}", refresh=False)
@@ -242,6 +246,16 @@ class TrainingRun:
                 f"first: {first.cause}"
             )
 
+    def _count_cut(self, step: Step) -> None:
+        found = sum(batch.cut for batch in step.batches)
+        if found and not self.cut and self._main:
+            tqdm.write("captions or answers are too long and are cut; the summary counts them", file=sys.stderr)
+        self.cut += found
+
+    def _all_cut(self) -> int:
+        """Of all processes."""
+        return int(self._summed(torch.tensor(self.cut, dtype=torch.float64)))
+
     def _all_skipped(self) -> list[tuple[int, str, str]]:
         """Of all processes, in the order of the rows."""
         own = [(row.row, row.key, row.cause) for row in self.skipped.values()]
@@ -266,6 +280,7 @@ class TrainingRun:
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "rng": gather_object(rng) if several else rng,
             "skipped": self._all_skipped(),
+            "cut": self._all_cut(),
         }
         if journal is not None:
             self.saves.write(number, {**content, "journal": journal.state()})
@@ -282,6 +297,7 @@ class TrainingRun:
         if rng["cuda"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(rng["cuda"])
         self.skipped = {row: FailedRow(row, key, cause) for row, key, cause in saved["skipped"]}
+        self.cut = saved["cut"] if self._main else 0
         self.say(f"going on after step {saved['step']} of {self.steps}, from {self.saves.folder}")
 
     def _summary(self, first: int, seconds: float) -> Summary:
@@ -296,6 +312,7 @@ class TrainingRun:
             parameters=sum(parameter.numel() for parameter in self.objective.parameters()),
             peak_memory=torch.cuda.max_memory_allocated() if on_gpu else peak,
             skipped=len(self._all_skipped()),
+            cut=self._all_cut(),
         )
 
 

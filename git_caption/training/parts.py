@@ -16,7 +16,7 @@ from git_caption.captioner.feature_origin import feature_origin
 from git_caption.errors import UsageError
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import build_language_model, checkpoint_blocks, width
+from git_caption.model.language import build_language_model, checkpoint_blocks, context_length, width
 from git_caption.model.mapping import build_mapper
 from git_caption.model.quantization import quantization_of
 from git_caption.model.vision import ImageEncoder, build_image_encoder, encoder_transform
@@ -50,6 +50,13 @@ class Parts:
     network: GitNetwork
     tokenizer: PreTrainedTokenizerBase
     config: CaptionerConfig
+
+    @property
+    def room(self) -> int | None:
+        """The positions of the language model that the prefix leaves; None where there is no bound."""
+        positions = context_length(self.network.language_model)
+        rows = self.network.image_encoder.tokens if self.network.mapper.keeps_rows else self.config.mapper.prefix_length
+        return None if positions is None else positions - rows
 
 
 def transform_config(params: PartsParams) -> TransformConfig:

@@ -97,7 +97,14 @@ def _train(params: TrainingParams, out: Path) -> None:
     else:
         built = parts.build_parts(params, data, device)
         objective = CaptionObjective(built.network)
-        collate = Collate(built.tokenizer, built.config.prompt, dataset.captions_per_image, dataset.questions_per_image)
+        collate = Collate(
+            built.tokenizer,
+            built.config.prompt,
+            dataset.captions_per_image,
+            dataset.questions_per_image,
+            dataset.max_caption_tokens,
+            built.room,
+        )
         pixels = built.config.transform
     reader = ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
     share = Share(optimisation.bs, optimisation.accumulation, accelerator.process_index, accelerator.num_processes)

@@ -11,7 +11,7 @@ from git_caption.images.transform import Transform
 from git_caption.params.model import PromptConfig
 from git_caption.samples.collate import Collate
 from git_caption.samples.steps import Share, TrainingSteps
-from git_caption.samples.training_data import TrainingSamples
+from git_caption.samples.training_data import Texts, TrainingSample, TrainingSamples
 from git_caption.samples.training_tsv import TrainingTsv
 from git_caption.text.tokenizer import load_tokenizer, train_bpe
 from git_caption.tsv.rows import CaptionRow, ImageRow, Question, QuestionRow
@@ -69,6 +69,34 @@ def test_texts_of_a_chat_begin_where_the_template_leaves_off(files, published):
     assert prompts == [f"{before}Describe it.{after}", f"{before}which? One word.{after}"]
     targets = [tokenizer.decode(ids) for ids in batch.target_ids]
     assert targets[0] in ("picture k1<|im_end|>", "grey k1<|im_end|>") and targets[1] == "k1<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "lengths"),
+    [
+        ({}, (9, 7)),
+        ({"longest": 8}, (9, 7)),
+        ({"longest": 7}, (7, 7)),
+        ({"longest": 4}, (4, 4)),
+        ({"room": 9}, (9, 5)),
+        ({"room": 6}, (6, 2)),
+        ({"room": 3}, (3, 1)),
+        ({"longest": 3, "room": 6}, (3, 2)),
+    ],
+)
+def test_texts_that_are_too_long_are_cut_and_then_have_no_end(bounds, lengths, tokenizer):
+    """A caption of 8 tokens after no prompt and an answer of 6 after one of 4, without their end tokens."""
+    caption, question, answer = "abcdefgh", "wxyz", "mnopq"  # bytes, and a space before the answer
+    texts = Texts("k", (caption,), (Question(1, question, (answer,)),))
+    sample = TrainingSample(np.zeros((3, 4, 4), np.uint8), texts)
+    batch = Collate(tokenizer, PromptConfig(), 1, 1, **bounds)([(sample, random.Random(0))])
+    assert [len(ids) for ids in batch.prompt_ids] == [0, 4]
+    assert tuple(len(ids) for ids in batch.target_ids) == lengths
+    for ids, whole in zip(batch.target_ids, (caption, f" {answer}"), strict=True):
+        complete = len(ids) > len(whole)
+        assert tokenizer.decode(ids, skip_special_tokens=True) == whole[: len(ids)]
+        assert (ids[-1] == tokenizer.eos_token_id) == complete
+    assert batch.cut == sum(len(ids) <= size for ids, size in zip(batch.target_ids, (8, 6), strict=True))
 
 
 @pytest.fixture

@@ -85,6 +85,15 @@ def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_captions(data, tm
     assert captioner.config.prompt.question == "question: {question} answer:"
 
 
+def test_captions_too_long_for_the_language_model_are_cut_and_told_once(data, tmp_path, capsys):
+    """Five positions of sixteen are the grid's, and every caption has more than eleven tokens."""
+    short = {"name": "small", "architecture": {**GPT2, "n_positions": 16}}
+    assert main(["--config", _config(data, tmp_path / "run", language_model=short, question_tsv=None)]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("too long and are cut") == 1
+    assert "; 64 captions or answers cut" in said.out
+
+
 def test_the_same_command_trains_the_same_weights(data, tmp_path):
     for name in ("first", "second"):
         assert main(["--config", _config(data, tmp_path / name)]) == 0

@@ -36,6 +36,11 @@ class DatasetParams:
     )
     captions_per_image: int = key(1, minimum=1, help="captions drawn for a picture in a step")
     questions_per_image: int = key(1, minimum=0, help="questions drawn for a picture in a step")
+    max_caption_tokens: int | None = key(
+        None,
+        minimum=1,
+        help="longer captions and answers are cut; None: where the language model has no more positions",
+    )
     on_error: Literal["skip", "raise"] = key(
         "skip", help="a picture that cannot be read: skip leaves it out and lists it in skipped.tsv, raise ends the run"
     )
