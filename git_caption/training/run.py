@@ -72,6 +72,7 @@ def _train(params: TrainingParams, out: Path) -> None:
     import torch
 
     from git_caption.captioner import checkpoint
+    from git_caption.images.augment import Augmentation
     from git_caption.images.reader import ImageReader
     from git_caption.images.transform import Transform
     from git_caption.params.model import PromptConfig
@@ -107,6 +108,8 @@ def _train(params: TrainingParams, out: Path) -> None:
         )
         pixels = built.config.transform
     reader = ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
+    if dataset.augment != "none":
+        reader = replace(reader, augmentation=Augmentation(flip=dataset.augment == "crop_and_flip"))
     share = Share(optimisation.bs, optimisation.accumulation, accelerator.process_index, accelerator.num_processes)
     samples: TrainingSamples | EncodedSamples
     if features is None:
@@ -146,7 +149,9 @@ def _opened(params: DatasetParams) -> tuple[TrainingData, FeatureCache | ClipCap
     if params.pickled and params.data is not None:
         pickled = ClipCapPickle(params.data)
         return pickled, pickled
-    features = None if params.features is None else FeatureCache(params.features)
+    features = FeatureCache(params.features) if params.stored and params.features else None
+    if params.features and features is None and processes.rank() == 0:
+        _say(f"'augment' is {params.augment!r}: the pictures are read, and the features in {params.features} not used")
     if params.image_tsv is not None and params.caption_tsv is not None:
         return TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv), features
     assert params.data is not None, "checked with the parameters"

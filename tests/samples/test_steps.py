@@ -1,11 +1,13 @@
 import io
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from git_caption.errors import DataError
+from git_caption.images.augment import Augmentation
 from git_caption.images.reader import ImageReader
 from git_caption.images.transform import Transform
 from git_caption.params.model import PromptConfig
@@ -163,3 +165,27 @@ def test_fewer_pictures_than_a_step_are_refused(files, steps_of):
     wanted = r"5 pictures do not fill one step of 8 \(batches of 2 x accumulation 4 x processes 1\): lower --bs"
     with pytest.raises(DataError, match=wanted):
         steps_of(files(5), 2, accumulation=4)
+
+
+def test_pictures_are_changed_by_row_and_epoch_alone_however_a_step_is_shared_out(files, tokenizer):
+    plain = files(8)
+    reader = replace(plain.pixels, transform=Transform(4), augmentation=Augmentation())
+    gradient = np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(gradient).save(buffer, "PNG")
+    plain.data.image = lambda row: buffer.getvalue()  # of which each part looks otherwise
+    samples = TrainingSamples(plain.data, reader)
+
+    def pixels(step: int, **share):
+        collate = Collate(tokenizer, PromptConfig(), 1, 0)
+        batches = TrainingSteps(samples, collate, Share(**share), seed=1)[step].batches
+        return {
+            key: seen.tobytes() for batch in batches for key, seen in zip(batch.keys, batch.seen.numpy(), strict=True)
+        }
+
+    first = pixels(0, batch_size=8)
+    shared = [pixels(0, batch_size=2, accumulation=2, rank=rank, size=2) for rank in range(2)]
+    assert len(set(first.values())) > 4  # rows differ
+    assert shared[0] | shared[1] == first
+    later = pixels(1, batch_size=8)
+    assert sum(later[key] != first[key] for key in first) > 4  # epochs differ
