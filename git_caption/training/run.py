@@ -62,7 +62,6 @@ def _train(params: TrainingParams, out: Path) -> None:
     from git_caption.training.state import Saves
 
     data, features = _opened(params.dataset)
-    params = _with_encoder(params, features)
     files = data.inputs if features is None else (*data.inputs, features.path)
     saves = Saves(out, _settings(params, files), params.saving.keep)
     if params.saving.resume == "none" and processes.rank() == 0:
@@ -157,18 +156,6 @@ def _opened(params: DatasetParams) -> tuple[TrainingData, FeatureCache | ClipCap
     assert params.data is not None, "checked with the parameters"
     columns = {"image_column": params.image_column, "caption_column": params.caption_column}
     return open_data(params.data, split=params.split, **columns), features
-
-
-def _with_encoder(params: TrainingParams, features: FeatureCache | ClipCapPickle | None) -> TrainingParams:
-    """The parameters with the image encoder that a pickle is of, where they name none."""
-    from git_caption.samples.clipcap_pickle import ClipCapPickle
-
-    parts = params.parts
-    if parts.image_encoder is not None or parts.init_from is not None or not isinstance(features, ClipCapPickle):
-        return params
-    from git_caption.training.pickle_encoder import encoder_of
-
-    return replace(params, parts=replace(parts, image_encoder=encoder_of(features.path, features.width)))
 
 
 def _settings(params: TrainingParams, inputs: Sequence[Path]) -> dict[str, Any]:

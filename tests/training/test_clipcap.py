@@ -12,10 +12,8 @@ import torch
 from PIL import Image
 
 from git_caption.captioner.captioner import Captioner, Features
-from git_caption.errors import UsageError
 from git_caption.model.clip_vision import OPENAI_MARKS
-from git_caption.training.main import main
-from git_caption.training.pickle_encoder import encoder_of
+from git_caption.training.main import main, parse_command
 from tests import hub_cache
 from tests.small_captioner import small_captioner
 from tests.written_clip import clip_file
@@ -46,7 +44,15 @@ def pickled(path: Path, width: int = WIDTH, scale: float = 1.0) -> str:
 
 
 def run(out: Path, **values) -> int:
-    defaults = {"output_dir": str(out), "bs": 8, "num_workers": 0, "device": "cpu", "log_every": 1, "warmup_steps": 0}
+    defaults = {
+        "output_dir": str(out),
+        "epochs": 1,
+        "bs": 8,
+        "num_workers": 0,
+        "device": "cpu",
+        "log_every": 1,
+        "warmup_steps": 0,
+    }
     path = out.with_suffix(".json")
     path.write_text(json.dumps({**defaults, **values}))
     return main(["--config", str(path)])
@@ -60,7 +66,7 @@ def test_a_file_of_clipcaps_is_trained_further(clip, language_model, tmp_path, c
     torch.save(tensors, tmp_path / "coco_weights.pt")
     said = {"image_encoder": {"name": clip}, "language_model": {"name": language_model}}
     keys = {"init_from": str(tmp_path / "coco_weights.pt"), "data": pickled(tmp_path / "data.pkl"), **said}
-    assert run(tmp_path / "out", **keys, lr=1e-3) == 0, capsys.readouterr().err
+    assert run(tmp_path / "out", **keys, lr=1e-3, tune="mapper") == 0, capsys.readouterr().err
     trained = Captioner.load(tmp_path / "out", device="cpu")
     before = captioner.network.mapper.state_dict()
     after = trained.network.mapper.state_dict()
@@ -71,24 +77,22 @@ def test_a_file_of_clipcaps_is_trained_further(clip, language_model, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "encoder"),
+    ("name", "switches", "encoder"),
     [
-        ("oscar_split_ViT-B_32_train.pkl", 512, "ViT-B/32"),
-        ("oscar_split_RN50x4_train.pkl", 640, "RN50x4"),
-        ("oscar_split_RN50_train.pkl", 1024, "RN50"),
-        ("oscar_split_ViT-L_14@336px_train.pkl", 768, "ViT-L/14@336px"),
-        ("oscar_split_train.pkl", 640, "RN50x4"),
-        ("conceptual.pkl", 512, "ViT-B/32"),
+        ("oscar_split_ViT-B_32_train.pkl", [], "ViT-B/32"),
+        ("oscar_split_RN50x4_train.pkl", [], "RN50x4"),
+        ("oscar_split_RN50_train.pkl", [], "RN50"),
+        ("oscar_split_ViT-L_14@336px.pkl", [], "ViT-L/14@336px"),
+        ("oscar_split_train.pkl", [], "ViT-B/32"),
+        ("oscar_split_train.pkl", ["--is_rn"], "RN50x4"),
     ],
 )
-def test_a_pickle_tells_its_image_encoder(name, width, encoder):
-    found = encoder_of(Path("data") / name, width)
-    assert (found.name, found.output) == (encoder, "pooled")
-
-
-def test_a_pickle_that_does_not_is_refused():
-    with pytest.raises(UsageError, match=r"mine\.pkl: .*width of 768.*'image_encoder'"):
-        encoder_of(Path("mine.pkl"), 768)
+def test_a_pickle_tells_its_image_encoder(name, switches, encoder, tmp_path):
+    (tmp_path / name).touch()
+    command = ["--data", str(tmp_path / name), "--out_dir", str(tmp_path / "out"), "--normalize_prefix", *switches]
+    found = parse_command(command).parts
+    assert (found.image_encoder.name, found.image_encoder.output) == (encoder, "pooled")
+    assert found.mapper.normalize
 
 
 def test_data_alone_is_enough_to_caption_images_after(language_model, tmp_path, monkeypatch, capsys):
@@ -116,7 +120,7 @@ def test_features_are_normalised_in_training_as_after(mapper, tuned, clip, langu
         "image_encoder": {"name": clip, "output": "pooled"},
         "language_model": {"name": language_model},
         "mapper": {"type": mapper, "prefix_length": 4, "clip_length": 4, "layers": 2, "normalize": True},
-        "train_language_model": tuned,
+        "tune": "full" if tuned else "mapper",
         "lr": 1e-3,
     }
     for name, scale in (("plain", 1.0), ("long", 128.0)):

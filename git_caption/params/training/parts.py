@@ -47,9 +47,7 @@ class PartsParams:
         "file does not say, the names of image_encoder and language_model do",
         kind="model",
     )
-    image_encoder: ImageEncoderConfig | None = key(
-        None, help="the visual tower; weights: where it starts from. Of a pickle of ClipCap's it is told by the file"
-    )
+    image_encoder: ImageEncoderConfig | None = key(None, help="the visual tower; weights: where it starts from")
     language_model: LanguageModelConfig | None = key(
         None, help="the language model; with an architecture it starts from nothing"
     )
@@ -87,6 +85,8 @@ class PartsParams:
             if self.objective == "contrastive":
                 yield ("init_from", "objective"), "'init_from': a captioner's checkpoint holds no text tower"
         else:
+            if self.image_encoder is None:
+                yield ("image_encoder",), "missing key 'image_encoder', or 'init_from': the visual tower"
             if self.language_model is None and self.objective == "caption":
                 yield ("language_model",), "missing key 'language_model', or 'init_from': the language model"
         if self.objective == "contrastive" and self.image_encoder and self.image_encoder.output != "pooled":

@@ -39,8 +39,6 @@ class TrainingParams:
         if not tuning.mapper_trained and self.parts.init_from is None and self.parts.objective == "caption":
             message = "a new mapper is random and has to be trained: set 'train_mapper', or go on from 'init_from'"
             yield ("train_mapper", "tune", "init_from"), message
-        if self.parts.image_encoder is None and self.parts.init_from is None and not self.dataset.pickled:
-            yield ("image_encoder",), "missing key 'image_encoder', or 'init_from': the visual tower"
         if self.dataset.stored and (self.tuning.train_image_encoder or self.parts.objective == "contrastive"):
             yield (
                 ("features", "train_image_encoder", "objective"),
