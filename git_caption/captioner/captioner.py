@@ -99,7 +99,7 @@ class Captioner:
 
         Args:
             path: a checkpoint directory, a pretrained captioner of transformers (a folder, as `save_pretrained` writes
-                it), the hub id of one of these, or a `.pt` file of generative-image-to-text.
+                it), the hub id of one of these, or a `.pt` file of generative-image-to-text or ClipCap.
             image_encoder_type: of an old file: `ViT-B/32`, ..., or a local file of that form.
             language_model: of an old file: hub id or folder.
             mapping_type: of an old file; `"None"` is linear there.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from git_caption.captioner import checkpoint, hub
-from git_caption.captioner.legacy import git_tool
+from git_caption.captioner.legacy import old_file
 from git_caption.captioner.loading import captioner_folder
 from git_caption.errors import UsageError
 from git_caption.params.features import FeatureOrigin, What
@@ -57,7 +57,7 @@ def _stored_sha256(model: ModelParams | None, part: str, described: Mapping[str,
         raise UsageError(f"features: the {part.rstrip('.').replace('_', ' ')} is new, it has none that could be stored")
     path = Path(model.path).expanduser()
     if path.is_file():
-        tensors = git_tool.read(path, model).tensors
+        tensors = old_file.read(path, model).tensors
     else:
         tensors = checkpoint.read_weights(captioner_folder(model.path), (part,))
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())

@@ -12,7 +12,7 @@ from torch import Tensor
 from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.adapter_files import put_adapter
 from git_caption.captioner.fingerprint import fingerprint
-from git_caption.captioner.legacy import git_tool
+from git_caption.captioner.legacy import old_file
 from git_caption.errors import UsageError, WeightsError
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
@@ -45,7 +45,7 @@ def load(
     """The config, network, tokenizer and fingerprint of a captioner; parameters and errors as `Captioner.load`."""
     folder = Path(model.path).expanduser()
     if folder.is_file():
-        old = git_tool.read(folder, model, quantization)
+        old = old_file.read(folder, model, quantization)
         source = f"{folder} with language_model {old.config.language_model.name!r}"
         network, sources = _network(old.config, old.tensors, source, device, dtype, device_map)
         config = _seen_as(old.config, network, model.test_crop_size, model.test_respect_ratio_max)
@@ -126,7 +126,7 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
 def captioner_folder(path: str) -> Path:
     """The directory of the captioner, of ours or of transformers, that a path or hub id stands for."""
     folder = Path(path).expanduser()
-    expected = "a checkpoint directory, a pretrained captioner, or a .pt file of generative-image-to-text is expected"
+    expected = "a checkpoint directory, a pretrained captioner, or an old tool's .pt file is expected"
     if not checkpoint.is_checkpoint(folder) and not (folder / checkpoint.CONFIG).is_file():
         if folder.is_dir():
             raise UsageError(f"model_path {path!r}: the folder has no config.json; {expected}")
@@ -195,7 +195,7 @@ def _network(
     mapper = build_mapper(config.mapper, encoder.width, width(language_model), pooled)
     frames = config.temporal_positions
     temporal = TemporalEmbedding(frames, encoder.width).to(dtype) if frames else None
-    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal)
+    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal, config.mapper.normalize)
     checkpoint.fill(config, network, tensors, source)
     if stored:  # quantized, or moved, once the weights are in place
         bits = config.language_model.quantization

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from git_caption.errors import DataError, UsageError
+from git_caption.images.augment import Augmentation
 from git_caption.images.decode import decode, to_rgb
 from git_caption.images.processor import Preparation
 
@@ -28,17 +30,22 @@ class ImageReader:
 
     exif: turn the picture as its EXIF orientation says.
     exact_decode: decode large JPEGs in full too, instead of scaling them down on the way.
+    augmentation: what is changed at random before the picture is resized, where there is something to draw with.
     """
 
     transform: Preparation
     exif: bool = True
     exact_decode: bool = False
+    augmentation: Augmentation | None = None
 
-    def __call__(self, data: bytes) -> npt.NDArray[np.uint8]:
+    def __call__(self, data: bytes, rng: random.Random | None = None) -> npt.NDArray[np.uint8]:
         """Gives uint8[3, H, W]; H and W as the transform says. Raises DataError as `decode` and `Transform` do."""
         side = self.transform.shorter_side
         enough = None if self.exact_decode or side is None else SPARE * side
-        return self.transform(decode(data, exif=self.exif, shorter_side=enough))
+        picture = decode(data, exif=self.exif, shorter_side=enough)
+        if self.augmentation is not None and rng is not None:
+            picture = self.augmentation(picture, rng)
+        return self.transform(picture)
 
     def frames(self, image: Frames) -> npt.NDArray[np.uint8]:
         """uint8[F, 3, H, W] of an image (F = 1) or of the frames of a video.

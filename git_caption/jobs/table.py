@@ -77,6 +77,9 @@ JOBS = {
         "encode images once, into a feature cache to caption or train from",
         on_ranks=True,
     ),
+    "export": _job(
+        "export:export", "export:ExportParams", "store all parts of a captioner in one checkpoint; convert an old file"
+    ),
     "prefetch": _job("prefetch:prefetch", "prefetch:PrefetchParams", "fetch weights into the cache, for runs offline"),
     "make_shapes": _job("shapes:make", "shapes:ShapesDataParams", "make the embedded example's TSVs anew"),
     "help": _job("help:show", "help:HelpParams", "explain a job: its keys, their meaning, an example that runs"),

@@ -56,13 +56,23 @@ class GitNetwork(nn.Module):
         mapper: Mapper,
         language_model: PreTrainedModel,
         temporal: TemporalEmbedding | None = None,
+        normalize: bool = False,
     ) -> None:
-        """Join the parts, which keep their devices and dtypes; `temporal` is for the frames of videos."""
+        """Join the parts, which keep their devices and dtypes.
+
+        Args:
+            image_encoder: pixels to features.
+            mapper: features to prefix.
+            language_model: any causal one.
+            temporal: for the frames of videos.
+            normalize: each row of features is divided by its norm before it is mapped.
+        """
         super().__init__()
         self.image_encoder = image_encoder
         self.mapper = mapper
         self.language_model = language_model
         self.temporal = temporal
+        self.normalize = normalize
         self.takes_positions = "position_ids" in forward_keys(language_model)
         self._packs: list[packing.Way | None] = []  # the answer once it is known: now weights may not be in place yet
         self._compiled: Callable[..., Any] | None = None
@@ -106,6 +116,8 @@ class GitNetwork(nn.Module):
         values, mask = features.values, features.mask
         if not isinstance(features, Prefix):
             mapper_dtype = next(self.mapper.parameters()).dtype
+            if self.normalize:
+                values = functional.normalize(values.float(), dim=-1)
             values = self.mapper(values.to(mapper_dtype), mask)
             mask = mask if self.mapper.keeps_rows else mask.new_ones(values.shape[:2])
         device = input_device(self.language_model)

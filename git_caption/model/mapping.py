@@ -2,7 +2,8 @@
 
     values float[B, N, D_v], mask bool[B, N] -> mapper -> float[B, P, D_l]
 
-`linear` and `linearLn` map each row by itself (P = N); `mlp` and `transformer` give a fixed number of rows.
+`linear` and `linearLn` map each row by itself and `encoder_layer` lets the rows see each other (P = N); `mlp` and
+`transformer` give a fixed number of rows.
 Parameter names are those of the tools these mappers come from, so that their files need only another prefix.
 
 Shape letters: B batch, N image tokens, D_v vision width, P prefix length, D_l language width, C clip length, H heads.
@@ -20,6 +21,8 @@ from git_caption.errors import UsageError
 
 if TYPE_CHECKING:
     from git_caption.params.model import MapperConfig
+
+FEED_FORWARD = 2048  # inner width of `encoder_layer`, whatever its rows'
 
 
 class LinearMapper(nn.Linear):
@@ -175,7 +178,29 @@ class FeedForward(nn.Module):
         return mapped
 
 
-Mapper = LinearMapper | LinearNormMapper | MlpMapper | TransformerMapper
+class EncoderLayerMapper(nn.TransformerEncoderLayer):
+    """One post-norm transformer layer over the rows of features, whose width is the language model's already.
+
+    generative-image-to-text calls it `transformer`. There the layer takes the batch for the sequence, and texts are
+    made for one image at a time: each row attends to itself alone (`rows_attend` False).
+    """
+
+    keeps_rows = True  # P = N, and a row's mask holds for what it becomes
+
+    def __init__(self, width: int, heads: int, rows_attend: bool) -> None:
+        super().__init__(width, heads, FEED_FORWARD, batch_first=True)
+        self.rows_attend = rows_attend
+
+    def forward(self, values: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        """Map float[B, N, D_l], attending to the rows true in `mask` bool[B, N]."""
+        if not self.rows_attend:
+            alone: Tensor = super().forward(values.reshape(-1, 1, values.shape[-1]))
+            return alone.view(values.shape)
+        mapped: Tensor = super().forward(values, src_key_padding_mask=~mask)
+        return mapped
+
+
+Mapper = LinearMapper | LinearNormMapper | MlpMapper | TransformerMapper | EncoderLayerMapper
 
 
 def build_mapper(config: MapperConfig, vision_width: int, language_width: int, pooled: bool) -> Mapper:
@@ -197,10 +222,7 @@ def build_mapper(config: MapperConfig, vision_width: int, language_width: int, p
                 )
             return MlpMapper(vision_width, language_width, config.prefix_length)
         case "transformer":
-            if language_width % config.heads:
-                raise UsageError(
-                    f"mapper.heads {config.heads} does not divide the language model's width {language_width}"
-                )
+            _check_heads(config, language_width)
             return TransformerMapper(
                 vision_width,
                 language_width,
@@ -210,5 +232,20 @@ def build_mapper(config: MapperConfig, vision_width: int, language_width: int, p
                 config.heads,
                 pooled,
             )
+        case "encoder_layer":
+            if vision_width != language_width:
+                raise UsageError(
+                    f"mapping_type 'encoder_layer' keeps the width of the features, {vision_width}, and the language "
+                    f"model's is {language_width}: use parts of the same width, or another mapping_type"
+                )
+            _check_heads(config, language_width)
+            return EncoderLayerMapper(language_width, config.heads, config.rows_attend)
         case unknown:
-            raise UsageError(f"unknown mapping_type {unknown!r}, known: linear, linearLn, mlp, transformer")
+            raise UsageError(
+                f"unknown mapping_type {unknown!r}, known: linear, linearLn, mlp, transformer, encoder_layer"
+            )
+
+
+def _check_heads(config: MapperConfig, language_width: int) -> None:
+    if language_width % config.heads:
+        raise UsageError(f"mapper.heads {config.heads} does not divide the language model's width {language_width}")

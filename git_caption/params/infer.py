@@ -12,7 +12,7 @@ from git_caption.params.pretrained import GIT_MODELS
 from git_caption.params.running import RunningParams
 from git_caption.params.schema import group, key, nearest
 
-MappingType = Literal["None", "linear", "linearLn", "mlp", "transformer"]
+MappingType = Literal["None", "linear", "linearLn", "mlp", "transformer", "encoder_layer"]
 
 
 @dataclass(frozen=True, kw_only=True)

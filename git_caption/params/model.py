@@ -83,11 +83,13 @@ class ImageEncoderConfig:
 class MapperConfig:
     """The network from features to the language model's width. Widths come from the loaded models."""
 
-    type: Literal["linear", "linearLn", "mlp", "transformer"] = key(help="kind of network")
+    type: Literal["linear", "linearLn", "mlp", "transformer", "encoder_layer"] = key(help="kind of network")
     prefix_length: int = key(5, minimum=1, help="rows of the prefix (mlp, transformer)")
     clip_length: int = key(10, minimum=1, help="rows that the features become before the layers (transformer)")
     layers: int = key(8, minimum=1, help="layers (transformer)")
-    heads: int = key(8, minimum=1, help="attention heads (transformer)")
+    heads: int = key(8, minimum=1, help="attention heads (transformer, encoder_layer)")
+    normalize: bool = key(False, help="each row of features is divided by its Euclidean norm first")
+    rows_attend: bool = key(True, help="rows see each other; False: each itself alone (encoder_layer)")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Batch:
 
     keys: of the pictures. seen: their pixels uint8[B, 3, R, R], or their features float[B, N, D_v] and the mask
     bool[B, N]. images: long[M], the picture of each text. prompt_ids, target_ids: M lists; a target ends with the end
-    token.
+    token, unless it was cut. cut: how many were.
     """
 
     keys: list[str]
@@ -38,22 +38,30 @@ class Batch:
     images: Tensor
     prompt_ids: list[list[int]]
     target_ids: list[list[int]]
+    cut: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Collate:
-    """Draws `captions` and `questions` of each picture, at random, and makes a batch of them."""
+    """Draws `captions` and `questions` of each picture, at random, and makes a batch of them.
+
+    Captions and answers that are too long are cut: to `longest` tokens, and to what is left of `room`, the positions
+    that the language model has for a prompt and what follows it; None is no bound.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     prompt: PromptConfig
     captions: int
     questions: int
+    longest: int | None = None
+    room: int | None = None
 
     def __call__(self, samples: Sequence[tuple[TrainingSample | EncodedSample, random.Random]]) -> Batch:
         """The batch of these samples, each with what draws its texts; of no sample the batch is empty."""
         images: list[int] = []
         prompts: list[list[int]] = []
         targets: list[list[int]] = []
+        cut = 0
         for number, (sample, rng) in enumerate(samples):
             texts = sample.texts
             drawn = [(self.prompt.caption, caption) for caption in _draw(texts.captions, self.captions, rng)]
@@ -62,9 +70,20 @@ class Collate:
             for prompt, target in drawn:
                 images.append(number)
                 prompts.append(prompt_ids(self.tokenizer, self.prompt, prompt))
-                targets.append(encode_target(self.tokenizer, target, after_prompt=begins_word(self.prompt, prompt)))
+                whole = encode_target(self.tokenizer, target, after_prompt=begins_word(self.prompt, prompt))
+                targets.append(self._fitted(whole, len(prompts[-1])))
+                cut += len(targets[-1]) < len(whole)
         keys = [sample.texts.key for sample, _ in samples]
-        return Batch(keys, _seen([sample for sample, _ in samples]), torch.tensor(images), prompts, targets)
+        return Batch(keys, _seen([sample for sample, _ in samples]), torch.tensor(images), prompts, targets, cut)
+
+    def _fitted(self, target: list[int], before: int) -> list[int]:
+        """A target after so many tokens of a prompt; one that is cut loses its end token, for it does not end there."""
+        length = len(target)
+        if self.longest is not None and length > self.longest + 1:  # the end token
+            length = self.longest
+        if self.room is not None:
+            length = min(length, max(1, self.room - before))
+        return target[:length]
 
 
 def _seen(samples: Sequence[TrainingSample | EncodedSample]) -> Tensor | tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,8 +82,11 @@ class EncodedSamples:
     def __len__(self) -> int:
         return len(self.data)
 
-    def read(self, row: int) -> EncodedSample | Failure:
-        """The sample of a row, or a Failure without lines; also for one without features. The image is not read."""
+    def read(self, row: int, rng: random.Random | None = None) -> EncodedSample | Failure:
+        """The sample of a row, or a Failure without lines; also for one without features.
+
+        The image is not read, so that `rng` has nothing to change.
+        """
         key = ""
         try:
             texts = self.data.texts(row)

@@ -49,7 +49,8 @@ class Step:
 class TrainingSteps(Dataset[Step | Exception]):
     """Item `n` is step `n`: every epoch passes over the pictures in a new order, whole steps only.
 
-    The rows of a step, and the texts drawn for each, do not depend on how it is shared out.
+    The rows of a step, the texts drawn for each and what is changed in its picture do not depend on how the step is
+    shared out.
     What is wrong with the whole data set is given in place of a step, to be raised where the steps are made: raised in
     a worker process, torch would wrap it in that process's traceback.
     Raises DataError if there are fewer pictures than a step takes.
@@ -81,7 +82,7 @@ class TrainingSteps(Dataset[Step | Exception]):
     def _batch(self, rows: list[int], epoch: int, failed: dict[int, Failure]) -> Batch:
         found: list[tuple[TrainingSample | EncodedSample, random.Random]] = []
         for row in rows:
-            sample = self.samples.read(row)
+            sample = self.samples.read(row, random.Random(f"pixels-{self.seed}-{epoch}-{row}"))
             if isinstance(sample, Failure):
                 failed[row] = sample
             else:

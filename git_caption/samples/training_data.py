@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,15 +88,18 @@ class TrainingSamples:
     def __len__(self) -> int:
         return len(self.data)
 
-    def read(self, row: int) -> TrainingSample | Failure:
-        """The sample of a row, or a Failure without lines whose reason names the place."""
+    def read(self, row: int, rng: random.Random | None = None) -> TrainingSample | Failure:
+        """The sample of a row, or a Failure without lines whose reason names the place.
+
+        Where pictures are augmented, `rng` draws how.
+        """
         key = ""
         try:
             texts = self.data.texts(row)
             key = texts.key
             image = self.data.image(row)
             try:
-                return TrainingSample(self.pixels(image), texts)
+                return TrainingSample(self.pixels(image, rng), texts)
             except DataError as error:
                 raise DataError(f"{self.data.where(row)}: {error}") from error
         except DataError as error:

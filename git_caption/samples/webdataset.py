@@ -9,16 +9,14 @@ import glob
 import json
 import os
 import re
-import tarfile
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
 from git_caption.errors import DataError, MissingImage, UsageError
 from git_caption.samples.columns import CAPTION
 from git_caption.samples.packed import PackedTexts
+from git_caption.samples.tar_index import TarSample, samples
 from git_caption.samples.training_data import LARGEST_IMAGE, Texts, checked_texts
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -29,9 +27,10 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class WebDataset:
-    """The samples of some tars: fulfils `TrainingData`. Their headers are read once, when it is opened.
+    """The samples of some tars: fulfils `TrainingData`. Their headers are read once, when it is first opened.
 
-    That takes some 30 s for a million members; worker processes are handed what was found.
+    That takes some 30 s for a million members; an index beside each tar then tells. Worker processes are handed what
+    was found.
 
     Memory: 45 bytes a sample and the UTF-8 of its key; of the tar whose headers are being read about 1 kB a member.
     Raises UsageError if there is no tar, DataError if one is damaged, compressed or there is no sample at all.
@@ -50,13 +49,13 @@ class WebDataset:
         self._json = bytearray()  # whether the text is JSON
         for number, path in enumerate(tars):
             self._sizes.append(_size(path))
-            for sample in _samples(path):
+            for sample in samples(path):
                 if sample.members.keys() & {*IMAGES, *TEXTS}:
                     self._add(number, sample)
         if not self._tar:
             raise DataError(f"{tars[0]}: no sample in the tars, expected KEY.jpg beside KEY.txt or KEY.json")
 
-    def _add(self, number: int, sample: _Sample) -> None:
+    def _add(self, number: int, sample: TarSample) -> None:
         self._tar.append(number)
         self._keys.append(sample.key)
         self._image.extend(sample.first(IMAGES)[1])
@@ -133,42 +132,6 @@ def tars_of(pattern: str) -> list[Path]:
     if absent:
         raise UsageError(f"{len(absent)} of {len(tars)} tars are not there: {', '.join(absent[:3])}")
     return tars
-
-
-@dataclass
-class _Sample:
-    """Neighbours in a tar with one key: extension → offset and size."""
-
-    key: str
-    members: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    def first(self, extensions: tuple[str, ...]) -> tuple[str, tuple[int, int]]:
-        """The first of these extensions that is there, with its place."""
-        return next(((name, self.members[name]) for name in extensions if name in self.members), ("", (0, -1)))
-
-
-def _samples(path: Path) -> Iterator[_Sample]:
-    """The samples of a tar: members whose names agree up to the first dot of the last part, one after the other."""
-    sample: _Sample | None = None
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.size < 0:  # tarfile would go back to where it came from, for ever
-                    raise tarfile.ReadError(f"a member of {member.size} bytes")
-                folder, name = os.path.split(member.name)
-                stem, _, extension = name.partition(".")
-                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or not stem or member.issparse():
-                    continue
-                key = f"{folder}/{stem}" if folder else stem
-                if sample is None or sample.key != key or extension.lower() in sample.members:
-                    if sample is not None:
-                        yield sample
-                    sample = _Sample(key)
-                sample.members[extension.lower()] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: not a complete uncompressed tar: {error}") from error
-    if sample is not None:
-        yield sample
 
 
 def _captions(data: bytes, where: str) -> list[str]:

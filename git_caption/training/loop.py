@@ -75,6 +75,7 @@ class TrainingRun:
         self.optimizer: Any = accelerator.prepare_optimizer(optimizer)
         self.model: Any = accelerator.prepare_model(objective, device_placement=False)
         self.skipped = Skipped(params.dataset, accelerator)
+        self.cut = 0
         self.validation = validation
         self.validating = 0.0  # seconds
         self.noted: set[str] = set()  # by validations
@@ -128,6 +129,7 @@ class TrainingRun:
                     break
                 step = _next(loader)
                 self.skipped.note(step)
+                self._count_cut(step)
                 loss, lr, stop = self._step(number, step, bool(noted))
                 self.done, last = number, number == self.steps
                 self._show(bar, loss, lr)
@@ -255,6 +257,16 @@ class TrainingRun:
         if not quiet:
             self.say(f"step {number}/{self.steps}  epoch {epoch:.2f}  loss {mean:.4f}  lr {lr:.1e}")
 
+    def _count_cut(self, step: Step) -> None:
+        found = sum(batch.cut for batch in step.batches)
+        if found and not self.cut and self._main:
+            tqdm.write("captions or answers are too long and are cut; the summary counts them", file=sys.stderr)
+        self.cut += found
+
+    def _all_cut(self) -> int:
+        """Of all processes."""
+        return int(self._summed(torch.tensor(self.cut, dtype=torch.float64)))
+
     def _save(self, number: int, records: Records | None) -> None:
         rng = [
             {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
@@ -268,6 +280,7 @@ class TrainingRun:
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "rng": gather_object(rng) if several else rng,
             "skipped": self.skipped.of_all_processes(),
+            "cut": self._all_cut(),
             "validation": None if self.validation is None else self.validation.state(),
         }
         if records is not None:
@@ -287,6 +300,7 @@ class TrainingRun:
         if self.validation is not None:
             self.validation.restore(saved["validation"])
         self.skipped.restore(saved["skipped"])
+        self.cut = saved["cut"] if self._main else 0
         self.say(f"going on after step {saved['step']} of {self.steps}, from {self.saves.folder}")
 
     def _summary(self, taken: int, seconds: float) -> Summary:
@@ -301,6 +315,7 @@ class TrainingRun:
             parameters=sum(parameter.numel() for parameter in self.objective.parameters()),
             peak_memory=peak_memory(self.accelerator.device),
             skipped=len(self.skipped.of_all_processes()),
+            cut=self._all_cut(),
             weights="the last step" if best is None else f"the best validation, at step {best.step}: {best.said}",
         )
 

@@ -16,12 +16,11 @@ from git_caption.captioner.feature_origin import feature_origin
 from git_caption.errors import UsageError
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import build_language_model, checkpoint_blocks, width
+from git_caption.model.language import build_language_model, checkpoint_blocks, context_length, width
 from git_caption.model.mapping import build_mapper
 from git_caption.model.quantization import quantization_of
 from git_caption.model.vision import ImageEncoder, build_image_encoder, encoder_transform
 from git_caption.params.decoding import DecodingParams
-from git_caption.params.infer import ModelParams
 from git_caption.params.model import (
     CaptionerConfig,
     ImageEncoderConfig,
@@ -52,17 +51,16 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     config: CaptionerConfig
 
+    @property
+    def room(self) -> int | None:
+        """The positions of the language model that the prefix leaves; None where there is no bound."""
+        positions = context_length(self.network.language_model)
+        rows = self.network.image_encoder.tokens if self.network.mapper.keeps_rows else self.config.mapper.prefix_length
+        return None if positions is None else positions - rows
+
 
 def transform_config(params: PartsParams) -> TransformConfig:
-    """From picture to pixels, as the checkpoint says that the run goes on from, else as the encoder takes them."""
-    if params.init_from is not None:
-        transform = checkpoint.load_config(Path(params.init_from)).transform
-        if transform.resize == "keep":
-            raise UsageError(
-                f"{params.init_from}: its transform keeps the shape of images ('resize': 'keep'), and training takes "
-                "squares; set 'resize' in its config.json to 'crop' or 'squash'"
-            )
-        return transform
+    """From picture to pixels, as a new captioner's image encoder takes them."""
     assert params.image_encoder is not None, "checked with the parameters"
     return encoder_transform(params.image_encoder, _encoder_weights(params.image_encoder), params.input_resolution)
 
@@ -91,12 +89,11 @@ def check_features(
     """
     encoder = parts.network.image_encoder
     if isinstance(features, FeatureCache):
-        model = None if params.parts.init_from is None else ModelParams(model_path=params.parts.init_from)
         if features.description.origin.what != "features":
             raise UsageError(
                 f"{features.path}: holds prefixes, which the mapper that is trained makes: expected features"
             )
-        features.check_origin(feature_origin(parts.config, model), "this run")
+        features.check_origin(feature_origin(parts.config, params.parts.initial), "this run")
         features.check_inputs(data.inputs)
     if features.width != encoder.width:
         raise UsageError(
@@ -142,8 +139,14 @@ def _as_trained(row: Texts, prompt: PromptConfig) -> list[str]:
 def _continued(params: TrainingParams, device: torch.device) -> Parts:
     """The parts of a checkpoint; a part that is trained now is stored from now on, not referred to."""
     told, tuning = params.parts, params.tuning
-    captioner = Captioner.load(str(told.init_from), device=str(device), dtype="float32")
+    assert told.initial is not None, "asked by the caller"
+    captioner = Captioner.load(told.initial.path, **told.initial.told, device=str(device), dtype="float32")
     config, network = captioner.own_parts()
+    if config.transform.resize == "keep":
+        raise UsageError(
+            f"{told.init_from}: its transform keeps the shape of images ('resize': 'keep'), and training takes "
+            "squares; set 'resize' in its config.json to 'crop' or 'squash'"
+        )
     if tuning.train_image_encoder:
         config = replace(config, image_encoder=replace(config.image_encoder, weights=None))
     if tuning.changes_language_model:
@@ -175,7 +178,8 @@ def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Pa
         prompt=told.prompt or PromptConfig(),
         decoding=told.decoding or DecodingParams(),
     )
-    return Parts(GitNetwork(image_encoder, mapper, language_model).to(device), tokenizer, config)
+    network = GitNetwork(image_encoder, mapper, language_model, normalize=mapper_config.normalize)
+    return Parts(network.to(device), tokenizer, config)
 
 
 def _image_encoder(

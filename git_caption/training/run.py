@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,7 @@ def _train(params: TrainingParams, out: Path) -> None:
 
     from git_caption.captioner import checkpoint
     from git_caption.captioner.captioner import Captioner
+    from git_caption.images.augment import Augmentation
     from git_caption.images.reader import ImageReader
     from git_caption.images.transform import Transform
     from git_caption.params.model import PromptConfig
@@ -105,22 +106,33 @@ def _train(params: TrainingParams, out: Path) -> None:
     accelerator = accelerator_of(params.computing.device, params.computing.precision)
     device = accelerator.device
     torch.manual_seed(optimisation.seed)
-    pixels = parts.transform_config(params.parts)
-    reader = ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
     built: parts.Parts | None = None
     objective: Objective
     if params.parts.objective == "contrastive":
         tokenizer = parts.build_tokenizer(params.parts, opened.data)
         objective = ContrastiveObjective(*parts.build_clip(params.parts, tokenizer, device))
         collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
+        pixels = parts.transform_config(params.parts)
     else:
         built = parts.build_parts(params, opened.data, device)
         objective = CaptionObjective(built.network)
-        collate = Collate(built.tokenizer, built.config.prompt, dataset.captions_per_image, dataset.questions_per_image)
+        collate = Collate(
+            built.tokenizer,
+            built.config.prompt,
+            dataset.captions_per_image,
+            dataset.questions_per_image,
+            dataset.max_caption_tokens,
+            built.room,
+        )
+        pixels = built.config.transform
     for one in (opened, validated):
         if one is not None and one.features is not None:
             assert built is not None, "checked with the parameters"
             parts.check_features(one.features, built, params, one.data)
+    reader = ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
+    augmented = reader
+    if dataset.augment != "none":
+        augmented = replace(reader, augmentation=Augmentation(flip=dataset.augment == "crop_and_flip"))
     share = Share(optimisation.bs, optimisation.accumulation, accelerator.process_index, accelerator.num_processes)
     validation: Validation | None = None
     if validated is not None:
@@ -128,7 +140,7 @@ def _train(params: TrainingParams, out: Path) -> None:
         batches = ValidationBatches(validated.samples(reader), collate, share, optimisation.seed, most)
         captioner = None if built is None else Captioner(built.config, built.network, built.tokenizer)
         validation = Validation(objective, batches, captioner, params, pixels, accelerator)
-    steps = TrainingSteps(opened.samples(reader), collate, share, optimisation.seed)
+    steps = TrainingSteps(opened.samples(augmented), collate, share, optimisation.seed)
     run = loop.TrainingRun(objective, steps, params, pixels, accelerator, saves, _say, validation)
     if accelerator.is_main_process:
         if optimisation.warmup_steps >= run.steps:
@@ -180,10 +192,12 @@ def _opened(params: DatasetParams) -> _Opened:
     from git_caption.samples.open_data import open_data
     from git_caption.samples.training_tsv import TrainingTsv
 
-    if params.data is not None and params.data.endswith(".pkl"):
+    if params.pickled and params.data is not None:
         pickled = ClipCapPickle(params.data)
         return _Opened(pickled, pickled)
-    features = None if params.features is None else FeatureCache(params.features)
+    features = FeatureCache(params.features) if params.stored and params.features else None
+    if params.features and features is None and processes.rank() == 0:
+        _say(f"'augment' is {params.augment!r}: the pictures are read, and the features in {params.features} not used")
     if params.image_tsv is not None and params.caption_tsv is not None:
         return _Opened(TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv), features)
     assert params.data is not None, "checked with the parameters"

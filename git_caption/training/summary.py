@@ -14,7 +14,8 @@ class Summary:
     """What a run did.
 
     steps: the last one. seconds, images_per_second: of the steps, without validations. validating: seconds of these.
-    skipped: pictures that could not be read. weights: which ones are left.
+    skipped: pictures that could not be read. cut: captions and answers that were too long.
+    weights: which ones are left.
     """
 
     steps: int
@@ -25,6 +26,7 @@ class Summary:
     parameters: int
     peak_memory: int
     skipped: int
+    cut: int
     weights: str
 
     def __str__(self) -> str:
@@ -34,6 +36,8 @@ class Summary:
             f"{self.trained_parameters:,} of {self.parameters:,} parameters trained; "
             f"peak memory {self.peak_memory / 2**30:.2f} GiB"
         )
+        if self.cut:
+            said += f"; {self.cut} captions or answers cut"
         if self.skipped:
             said += f"; {self.skipped} pictures skipped, listed in skipped.tsv"
         return f"{said}\nweights of {self.weights}"

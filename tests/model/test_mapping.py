@@ -141,5 +141,65 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 
 
 def test_an_unknown_mapper_is_refused():
-    with pytest.raises(UsageError, match="unknown mapping_type 'conv', known: linear, linearLn, mlp, transformer"):
+    with pytest.raises(UsageError, match=r"unknown mapping_type 'conv', known: linear, .*, encoder_layer"):
         build_mapper(MapperConfig(type="conv"), VISION, LANGUAGE, pooled=True)  # type: ignore[arg-type]
+
+
+def encoder_layer(tensors: dict[str, torch.Tensor], rows: torch.Tensor, heads: int) -> torch.Tensor:
+    """A post-norm layer with ReLU over rows float[L, D], written out: softmax attention head by head."""
+
+    def linear(name: str, given: torch.Tensor) -> torch.Tensor:
+        return given @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+    def norm(name: str, given: torch.Tensor) -> torch.Tensor:
+        centred = given - given.mean(-1, keepdim=True)
+        scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+
+    queries, keys, values = (rows @ tensors["self_attn.in_proj_weight"].T + tensors["self_attn.in_proj_bias"]).chunk(
+        3, -1
+    )
+    size = rows.shape[1] // heads
+    by_head = []
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        weights = (queries[:, part] @ keys[:, part].T / size**0.5).softmax(-1)
+        by_head.append(weights @ values[:, part])
+    rows = norm("norm1", rows + linear("self_attn.out_proj", torch.cat(by_head, -1)))
+    return norm("norm2", rows + linear("linear2", linear("linear1", rows).clamp(min=0)))
+
+
+@pytest.mark.parametrize("rows_attend", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_encoder_layer_attends_to_real_rows_alone_however_batched(rows_attend, training):
+    config = MapperConfig(type="encoder_layer", heads=2, rows_attend=rows_attend)
+    mapper = build_mapper(config, LANGUAGE, LANGUAGE, pooled=False)
+    mapper.train(training)
+    for module in mapper.modules():  # in training, but nothing dropped, so that it can be compared
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    mapper.self_attn.dropout = 0.0
+    values = torch.randn(2, 4, LANGUAGE)
+    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
+
+    with torch.no_grad():
+        mapped = mapper(values, mask)
+
+    tensors = mapper.state_dict()
+    for number, length in enumerate([4, 2]):
+        rows = values[number, :length]
+        expected = (
+            encoder_layer(tensors, rows, heads=2)
+            if rows_attend
+            else torch.cat([encoder_layer(tensors, row[None], heads=2) for row in rows])
+        )
+        torch.testing.assert_close(mapped[number, :length], expected, atol=2e-6, rtol=0)
+        with torch.no_grad():
+            alone = mapper(rows[None], mask[number : number + 1, :length])
+        torch.testing.assert_close(mapped[number : number + 1, :length], alone, atol=1e-6, rtol=0)
+    assert mapper.keeps_rows and tensors["linear1.weight"].shape == (2048, LANGUAGE)
+
+
+def test_encoder_layer_between_two_widths_is_refused():
+    with pytest.raises(UsageError, match=r"keeps the width of the features, 6, and the language model's is 8"):
+        build_mapper(MapperConfig(type="encoder_layer"), VISION, LANGUAGE, pooled=False)

@@ -1,17 +1,19 @@
 import io
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from git_caption.errors import DataError
+from git_caption.images.augment import Augmentation
 from git_caption.images.reader import ImageReader
 from git_caption.images.transform import Transform
 from git_caption.params.model import PromptConfig
 from git_caption.samples.collate import Collate
 from git_caption.samples.steps import Share, TrainingSteps
-from git_caption.samples.training_data import TrainingSamples
+from git_caption.samples.training_data import Texts, TrainingSample, TrainingSamples
 from git_caption.samples.training_tsv import TrainingTsv
 from git_caption.text.tokenizer import load_tokenizer, train_bpe
 from git_caption.tsv.rows import CaptionRow, ImageRow, Question, QuestionRow
@@ -69,6 +71,34 @@ def test_texts_of_a_chat_begin_where_the_template_leaves_off(files, published):
     assert prompts == [f"{before}Describe it.{after}", f"{before}which? One word.{after}"]
     targets = [tokenizer.decode(ids) for ids in batch.target_ids]
     assert targets[0] in ("picture k1<|im_end|>", "grey k1<|im_end|>") and targets[1] == "k1<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "lengths"),
+    [
+        ({}, (9, 7)),
+        ({"longest": 8}, (9, 7)),
+        ({"longest": 7}, (7, 7)),
+        ({"longest": 4}, (4, 4)),
+        ({"room": 9}, (9, 5)),
+        ({"room": 6}, (6, 2)),
+        ({"room": 3}, (3, 1)),
+        ({"longest": 3, "room": 6}, (3, 2)),
+    ],
+)
+def test_texts_that_are_too_long_are_cut_and_then_have_no_end(bounds, lengths, tokenizer):
+    """A caption of 8 tokens after no prompt and an answer of 6 after one of 4, without their end tokens."""
+    caption, question, answer = "abcdefgh", "wxyz", "mnopq"  # bytes, and a space before the answer
+    texts = Texts("k", (caption,), (Question(1, question, (answer,)),))
+    sample = TrainingSample(np.zeros((3, 4, 4), np.uint8), texts)
+    batch = Collate(tokenizer, PromptConfig(), 1, 1, **bounds)([(sample, random.Random(0))])
+    assert [len(ids) for ids in batch.prompt_ids] == [0, 4]
+    assert tuple(len(ids) for ids in batch.target_ids) == lengths
+    for ids, whole in zip(batch.target_ids, (caption, f" {answer}"), strict=True):
+        complete = len(ids) > len(whole)
+        assert tokenizer.decode(ids, skip_special_tokens=True) == whole[: len(ids)]
+        assert (ids[-1] == tokenizer.eos_token_id) == complete
+    assert batch.cut == sum(len(ids) <= size for ids, size in zip(batch.target_ids, (8, 6), strict=True))
 
 
 @pytest.fixture
@@ -135,3 +165,27 @@ def test_fewer_pictures_than_a_step_are_refused(files, steps_of):
     wanted = r"5 pictures do not fill one step of 8 \(batches of 2 x accumulation 4 x processes 1\): lower --bs"
     with pytest.raises(DataError, match=wanted):
         steps_of(files(5), 2, accumulation=4)
+
+
+def test_pictures_are_changed_by_row_and_epoch_alone_however_a_step_is_shared_out(files, tokenizer):
+    plain = files(8)
+    reader = replace(plain.pixels, transform=Transform(4), augmentation=Augmentation())
+    gradient = np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(gradient).save(buffer, "PNG")
+    plain.data.image = lambda row: buffer.getvalue()  # of which each part looks otherwise
+    samples = TrainingSamples(plain.data, reader)
+
+    def pixels(step: int, **share):
+        collate = Collate(tokenizer, PromptConfig(), 1, 0)
+        batches = TrainingSteps(samples, collate, Share(**share), seed=1)[step].batches
+        return {
+            key: seen.tobytes() for batch in batches for key, seen in zip(batch.keys, batch.seen.numpy(), strict=True)
+        }
+
+    first = pixels(0, batch_size=8)
+    shared = [pixels(0, batch_size=2, accumulation=2, rank=rank, size=2) for rank in range(2)]
+    assert len(set(first.values())) > 4  # rows differ
+    assert shared[0] | shared[1] == first
+    later = pixels(1, batch_size=8)
+    assert sum(later[key] != first[key] for key in first) > 4  # epochs differ

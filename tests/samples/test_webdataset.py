@@ -104,7 +104,7 @@ def test_links_and_paths_out_of_the_tar_are_only_names(tmp_path):
     data = WebDataset([path])
     assert "no image" in fault(data, 0)
     assert data.texts(1).captions == ("up",) and data.image(1) == jpeg(40)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["secret.jpg", "x.tar"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["secret.jpg", "x.tar", "x.tar.index.json"]
 
 
 def test_a_key_that_comes_again_is_another_sample(tmp_path):
@@ -138,6 +138,33 @@ def test_a_tar_that_changes_is_noticed(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"x\.tar, sample 'a': cannot be read: No such file"):
         data.texts(0)
+
+
+def test_headers_are_read_once_for_each_version_of_a_tar(tmp_path, monkeypatch):
+    path = write_tar(tmp_path / "x.tar", [("\udce9.jpg", jpeg(10)), ("\udce9.txt", b"one")])
+    first = contents(WebDataset([path]))
+    index = tmp_path / "x.tar.index.json"
+    written = index.read_bytes()
+
+    opened = []
+    read = tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *given, **options: (opened.append(given), read(*given, **options))[1])
+    assert contents(WebDataset([path])) == first == [("\udce9", ("one",), 10)] and not opened
+    content = json.loads(written)
+    place = [content["size"] - 1, 2]  # beyond the end
+    for damaged in (written[:-9], b"[]", b"{}", json.dumps({**content, "samples": [["a", {"jpg": place}]]}).encode()):
+        index.write_bytes(damaged)
+        assert contents(WebDataset([path])) == first and len(opened) == 1
+        assert index.read_bytes() == written
+        opened.clear()
+
+    write_tar(path, [("b.jpg", jpeg(20)), ("b.txt", b"two")])
+    assert contents(WebDataset([path])) == [("b", ("two",), 20)]
+
+    index.unlink()
+    tmp_path.chmod(0o555)
+    assert len(WebDataset([path])) == 1 and not index.exists()
+    tmp_path.chmod(0o755)
 
 
 def test_patterns_name_tars_in_order(tmp_path):

@@ -85,6 +85,29 @@ def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_captions(data, tm
     assert captioner.config.prompt.question == "question: {question} answer:"
 
 
+def test_captions_too_long_for_the_language_model_are_cut_and_told_once(data, tmp_path, capsys):
+    """Five positions of sixteen are the grid's, and every caption has more than eleven tokens."""
+    short = {"name": "small", "architecture": {**GPT2, "n_positions": 16}}
+    assert main(["--config", _config(data, tmp_path / "run", language_model=short, question_tsv=None)]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("too long and are cut") == 1
+    assert "; 64 captions or answers cut" in said.out
+
+
+def test_augmentation_reads_the_pictures_and_says_that_features_are_not_used(data, tmp_path, capsys):
+    (tmp_path / "train.features").write_bytes(b"never opened")
+    changes = {"features": str(tmp_path / "train.features"), "augment": "crop", "train_image_encoder": True}
+    assert main(["--config", _config(data, tmp_path / "changed", **changes)]) == 0
+    assert f"pictures are read, and the features in {tmp_path / 'train.features'} not used" in capsys.readouterr().out
+    assert main(["--config", _config(data, tmp_path / "same")]) == 0
+    changed, same = (_losses(tmp_path / name) for name in ("changed", "same"))
+    assert len(changed) == len(same) and changed[0] != same[0]
+    pickled = tmp_path / "oscar_split_train.pkl"
+    pickled.touch()
+    with pytest.raises(UsageError, match=r"'augment': changes pictures, and a pickle of ClipCap's has none"):
+        parse_command(["--data", str(pickled), "--augment", "crop", "--output_dir", str(tmp_path / "pickle")])
+
+
 def test_the_same_command_trains_the_same_weights(data, tmp_path):
     for name in ("first", "second"):
         assert main(["--config", _config(data, tmp_path / name)]) == 0

@@ -12,7 +12,6 @@ transformers of its time made 99 new tokens.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +20,10 @@ from torch import Tensor
 
 from git_caption.captioner.hub import resolve_language_model
 from git_caption.errors import UsageError, WeightsError
-from git_caption.model.folder import COMPUTED, architecture_of
+from git_caption.model.folder import architecture_of
 from git_caption.model.openai_tower import Tower, described, name_of, of_type
+from git_caption.model.quantization import Quantization
 from git_caption.model.vision import native_resolution
-from git_caption.model.weights import read_tensors
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.infer import ModelParams
 from git_caption.params.model import (
@@ -37,7 +36,8 @@ from git_caption.params.model import (
     WeightsSource,
 )
 
-LANGUAGE_MODEL = "facebook/opt-2.7b"  # what the tool took where it was told none
+MAPPER, LANGUAGE_MODEL = "visual_projection.", "language_model."
+DEFAULT_LANGUAGE_MODEL = "facebook/opt-2.7b"  # what the tool took where it was told none
 # The tool's other two, told by how a file names its language model's layers.
 BY_LAYERS = {
     "language_model.transformer.h.": "gpt2-large",
@@ -45,35 +45,21 @@ BY_LAYERS = {
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NEW_TOKENS = 99
+TYPES = {"transformer": "encoder_layer"}  # the tool's names of mappers that we call otherwise
 VIT_L_TOKENS = 257  # the one grid from which the tool dropped the class token
 
+Mapping = Literal["linear", "linearLn", "mlp", "encoder_layer"]
 EMBEDDING = re.compile(r"language_model\..*\.(wte|embed_tokens)\.weight")
 
 
-@dataclass(frozen=True)
-class OldFile:
-    """A file read: the config that describes it, its tensors under our names, the folder of its language model."""
+def understood(
+    path: Path, tensors: dict[str, Tensor], model: ModelParams, quantization: Quantization | None
+) -> tuple[CaptionerConfig, dict[str, Tensor], Path]:
+    """The config, the tensors under our names and the language model's folder; as `old_file.read`.
 
-    config: CaptionerConfig
-    tensors: dict[str, Tensor]
-    language_model: Path
-
-
-def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "4bit"] | None = None) -> OldFile:
-    """Read a file of the tool.
-
-    Args:
-        path: the `.pt` file.
-        model: what is said of it. Its `language_model` gives the architecture that the file's tensors go into; None is
-            the one of the tool's three language models whose layers the file has.
-        quantization: of the language model; None is the tool's: 8 bits for LLaMA, none for others.
-
-    Raises:
-        UsageError: what was given contradicts the file; all contradictions together, each with both values.
-        WeightsError: not a file of the tool, or one with a mapper that is not offered.
+    The language model is quantized as the tool did where nothing else is asked: LLaMA to 8 bits.
     """
-    tensors = {name: value for name, value in read_tensors(path).items() if not _is_computed(name)}
-    visual, projection = _part(tensors, "image_encoder.", path), _part(tensors, "visual_projection.", path)
+    visual, projection = _part(tensors, "image_encoder.", path), _part(tensors, MAPPER, path)
     tower = described(visual, str(path))
     mapper = _mapping_type(projection, path)
     grid = _is_grid(tower, visual, mapper, projection, model.output_grid)
@@ -82,7 +68,7 @@ def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "
     conflicts = [
         f"{name} {given!r} was given and the file has {found!r}"
         for name, given, found in (
-            ("mapping_type", model.mapper, mapper),
+            ("mapping_type", TYPES.get(str(model.mapper), model.mapper), mapper),
             ("output_grid", model.output_grid, grid),
             ("input_resolution", model.input_resolution, resolution),
         )
@@ -108,7 +94,9 @@ def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "
         quantization = "8bit" if architecture["model_type"] == "llama" else "none"
     config = CaptionerConfig(
         image_encoder=encoder,
-        mapper=MapperConfig(type=mapper, prefix_length=_prefix_length(projection, tensors)),
+        mapper=MapperConfig(
+            type=mapper, prefix_length=_prefix_length(projection, tensors), rows_attend=mapper != "encoder_layer"
+        ),
         language_model=LanguageModelConfig(
             name=name,
             architecture=architecture if in_file else None,
@@ -120,40 +108,37 @@ def read(path: Path, model: ModelParams, quantization: Literal["none", "8bit", "
         ),
         decoding=DecodingParams(num_beams=3, max_new_tokens=NEW_TOKENS),
     )
-    return OldFile(config, renamed, folder)
+    return config, renamed, folder
 
 
 def _language_model(tensors: dict[str, Tensor]) -> str:
     found = (name for layers, name in BY_LAYERS.items() if any(key.startswith(layers) for key in tensors))
-    return next(found, LANGUAGE_MODEL)
-
-
-def _is_computed(name: str) -> bool:
-    return name.startswith("language_model.") and name.endswith(COMPUTED)
+    return next(found, DEFAULT_LANGUAGE_MODEL)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
     part = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if not part:
         raise WeightsError(
-            f"{path}: no tensor is named {prefix}*; a checkpoint directory or a file of generative-image-to-text "
-            f"(image_encoder.*, visual_projection.*, language_model.*) is expected, this has {next(iter(tensors))}, ..."
+            f"{path}: no tensor is named {prefix}*, as generative-image-to-text writes it beside {MAPPER}*; this has "
+            f"{next(iter(tensors))}, ..."
         )
     return part
 
 
-def _mapping_type(projection: dict[str, Tensor], path: Path) -> Literal["linear", "linearLn", "mlp"]:
-    kinds: dict[str, Literal["linear", "linearLn", "mlp"]] = {
+def _mapping_type(projection: dict[str, Tensor], path: Path) -> Mapping:
+    kinds: dict[str, Mapping] = {
         "weight": "linear",
         "0.weight": "linearLn",
         "model.0.weight": "mlp",
+        "self_attn.in_proj_weight": "encoder_layer",
     }
     for name, kind in kinds.items():
         if name in projection:
             return kind
     raise WeightsError(
-        f"{path}: the mapper (visual_projection.{min(projection)}, ...) is none of linear, linearLn and mlp; "
-        "the tool's 'transformer' (one TransformerEncoderLayer) is not offered"
+        f"{path}: the mapper (visual_projection.{min(projection)}, ...) is none of the tool's: linear, linearLn, mlp "
+        "and transformer (one TransformerEncoderLayer)"
     )
 
 

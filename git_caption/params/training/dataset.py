@@ -36,6 +36,16 @@ class DatasetParams:
     )
     captions_per_image: int = key(1, minimum=1, help="captions drawn for a picture in a step")
     questions_per_image: int = key(1, minimum=0, help="questions drawn for a picture in a step")
+    augment: Literal["none", "crop", "crop_and_flip"] = key(
+        "none",
+        help="pictures changed anew in each epoch: crop shows a random part of 0.8 to 1 of the area, crop_and_flip "
+        "also mirrors half of them, which makes 'left' and 'right' wrong; features are then not used",
+    )
+    max_caption_tokens: int | None = key(
+        None,
+        minimum=1,
+        help="longer captions and answers are cut; None: where the language model has no more positions",
+    )
     on_error: Literal["skip", "raise"] = key(
         "skip", help="a picture that cannot be read: skip leaves it out and lists it in skipped.tsv, raise ends the run"
     )
@@ -55,7 +65,15 @@ class DatasetParams:
             elif self.caption_tsv is None:
                 yield ("image_tsv", "caption_tsv"), "missing key 'caption_tsv': the captions of 'image_tsv'"
 
+        if self.pickled and self.augment != "none":
+            yield ("augment", "data"), "'augment': changes pictures, and a pickle of ClipCap's has none"
+
+    @property
+    def pickled(self) -> bool:
+        """Whether the data is a pickle of ClipCap's: captions and features at once."""
+        return (self.data or "").endswith(".pkl")
+
     @property
     def stored(self) -> bool:
-        """Whether features stand for the pictures."""
-        return self.features is not None or (self.data or "").endswith(".pkl")
+        """Whether features stand for the pictures; not where pictures are changed in each epoch."""
+        return self.pickled or (self.features is not None and self.augment == "none")

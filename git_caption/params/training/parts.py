@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from git_caption.params.decoding import DecodingParams
+from git_caption.params.infer import ModelParams
 from git_caption.params.model import (
     ImageEncoderConfig,
     LanguageModelConfig,
@@ -40,7 +42,10 @@ class PartsParams:
         help="caption: captions and answers by the language model; contrastive: an image encoder from nothing, as CLIP",
     )
     init_from: str | None = key(
-        None, help="checkpoint directory to go on from: it brings the parts and the vocabulary", kind="input_dir"
+        None,
+        help="checkpoint to go on from, or an old tool's file: it brings the parts and the vocabulary; what such a "
+        "file does not say, the names of image_encoder and language_model do",
+        kind="model",
     )
     image_encoder: ImageEncoderConfig | None = key(None, help="the visual tower; weights: where it starts from")
     language_model: LanguageModelConfig | None = key(
@@ -55,10 +60,26 @@ class PartsParams:
     clip_text: ClipTextConfig = key(ClipTextConfig(), help="the text tower of the contrastive objective")
     vocab_size: int = key(512, minimum=257, help="of the BPE trained on the texts, where the language model is new")
 
+    @property
+    def initial(self) -> ModelParams | None:
+        """The captioner that a run goes on from; None where its parts are put together."""
+        if self.init_from is None:
+            return None
+        if not os.path.isfile(self.init_from):
+            return ModelParams(model_path=self.init_from)
+        return ModelParams(
+            model_path=self.init_from,
+            image_encoder_type=self.image_encoder.name if self.image_encoder else None,
+            language_model=self.language_model.name if self.language_model else None,
+        )
+
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Parts that are missing, given twice or do not go together, as (keys concerned, message)."""
         if self.init_from is not None:
-            for name in ("image_encoder", "language_model", "mapper", "input_resolution"):
+            brought = ["mapper", "input_resolution"]
+            if not os.path.isfile(self.init_from):
+                brought += ["image_encoder", "language_model"]
+            for name in brought:
                 if getattr(self, name) is not None:
                     yield ("init_from", name), f"{name!r}: 'init_from' brings it; leave one of them out"
             if self.objective == "contrastive":

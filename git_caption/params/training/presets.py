@@ -45,6 +45,15 @@ class Preset:
 # Both tools train with a linear fall of the learning rate from 2e-5 after 5000 steps.
 _STEPS = {"epochs": 10, "bs": 40, "lr": 2e-5, "warmup_steps": 5000, "schedule": "linear"}
 
+# parse_coco.py puts the image encoder's name into that of its pickle: oscar_split_RN50x4_train.pkl
+_BY_FILE = tuple(
+    Case("data", f"*_{name.replace('/', '_').lower()}[_.]*", {"image_encoder.name": name})
+    for name in (
+        *("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"),
+        *("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"),
+    )
+)
+
 PRESETS: Mapping[PresetName, Preset] = {
     "git": Preset(
         tool="kevin671/generative-image-to-text",
@@ -84,6 +93,7 @@ PRESETS: Mapping[PresetName, Preset] = {
             **_STEPS,
             "weight_decay": 0.0,
         },
+        cases=_BY_FILE,
     ),
     "clipcap_opt": Preset(
         tool="Jhryu30/cvpr2023_challenge_clipcap",
@@ -100,6 +110,7 @@ PRESETS: Mapping[PresetName, Preset] = {
             **_STEPS,
             "weight_decay": 0.01,
         },
+        cases=_BY_FILE,
         words={"language_model.name": {"opt": "facebook/opt-2.7b"}},
     ),
     "instagram": Preset(

@@ -43,6 +43,7 @@ SPELLINGS = (
     Spelling("image_encoder.name", ("is_rn",), {"True": "RN50x4", "False": None}, switch=True),
     Spelling("image_encoder.output", ("output_grid", "output_gird"), {"True": "grid", "False": "pooled"}, switch=True),
     Spelling("mapper.type", ("mapping_type", "-mpt")),
+    Spelling("mapper.normalize", ("normalize_prefix",), switch=True),
     Spelling("mapper.prefix_length", ("prefix_length",)),
     Spelling("mapper.clip_length", ("prefix_length_clip",)),
     Spelling("mapper.layers", ("num_layers", "num_layres")),

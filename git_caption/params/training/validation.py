@@ -76,4 +76,5 @@ class ValidationParams:
             caption_tsv=self.val_caption_tsv,
             question_tsv=self.val_question_tsv,
             features=self.val_features,
+            augment="none",
         )

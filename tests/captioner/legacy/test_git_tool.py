@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from git_caption.captioner.captioner import Captioner
@@ -197,8 +198,11 @@ def test_what_does_not_fit_is_named(make_captioner, language_models, tmp_path):
         loaded(**{"wte.weight": tensors["wte.weight"] + 1})
     others = {name: value for name, value in tensors.items() if not name.startswith("visual_projection.")}
     for name, message in (
-        ("visual_projection.self_attn.in_proj_weight", r"none of linear, linearLn and mlp.*'transformer'"),
-        ("projection.weight", r"no tensor is named visual_projection\.\*; a checkpoint directory or a file of"),
+        ("visual_projection.convolution", r"none of the tool's: linear, linearLn, mlp and transformer"),
+        (
+            "projection.weight",
+            r"no tensor is named visual_projection\.\* or clip_project\.\*; a checkpoint directory, a file of",
+        ),
     ):
         torch.save({**others, name: torch.ones(1)}, tmp_path / "model.pt")
         with pytest.raises(WeightsError, match=message):
@@ -236,3 +240,37 @@ def test_8_bits_without_scales_cannot_be_read(make_captioner, language_models, t
     torch.save({name: value for name, value in tensors.items() if not name.endswith("SCB")}, tmp_path / "model.pt")
     with pytest.raises(WeightsError, match=r"q_proj.weight is in 8 bits without its scale \(SCB\)"):
         Captioner.load(tmp_path / "model.pt", language_model=str(language_models["llama"]))
+
+
+def test_the_tools_transformer_is_read_and_maps_as_it_did(make_captioner, hub_home, tmp_path):
+    """Grid of a ViT-B/16-like tower as wide as the language model; the layer sees one image's rows as a batch."""
+    folder = tmp_path / "lm"
+    tokenizer = hub_cache.language_model(folder, "gpt2")
+    assert tokenizer == folder
+    captioner = make_captioner("gpt2", "linear", "grid")
+    width = 64  # of the small tower's grid
+    torch.manual_seed(3)
+    language_model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=300, n_embd=width, n_layer=1, n_head=2, n_positions=64)
+    )
+    language_model.config.save_pretrained(folder)
+    layer = torch.nn.TransformerEncoderLayer(d_model=width, nhead=8, dim_feedforward=2048, dropout=0.1).eval()
+    visual = captioner.network.image_encoder.visual.state_dict()
+    tensors = {f"image_encoder.{name}": value for name, value in visual.items()}
+    tensors |= {f"visual_projection.{name}": value for name, value in layer.state_dict().items()}
+    tensors |= {f"language_model.{name}": value for name, value in language_model.state_dict().items()}
+    torch.save({**tensors, "wte.weight": language_model.transformer.wte.weight.detach()}, tmp_path / "model.pt")
+
+    loaded = Captioner.load(tmp_path / "model.pt", language_model=str(folder), mapping_type="transformer")
+
+    assert (loaded.config.mapper.type, loaded.config.mapper.rows_attend) == ("encoder_layer", False)
+    with torch.inference_mode():
+        pixels = torch.rand(2, 3, 32, 32)
+        features = loaded.network.encode(pixels)
+        for number in range(2):  # the tool made texts for one image at a time
+            theirs = layer(features.values[number : number + 1])
+            found = loaded.network.prefix(features)[0][number : number + 1]
+            assert torch.allclose(found, theirs, atol=1e-5)
+    loaded.save(tmp_path / "saved")
+    again = Captioner.load(tmp_path / "saved")
+    assert torch.equal(again.network.prefix(features)[0], loaded.network.prefix(features)[0])

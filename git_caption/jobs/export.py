@@ -1,0 +1,30 @@
+"""The job that makes a checkpoint self-contained: for a machine without a hub cache, or of an old tool's file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from git_caption.captioner import checkpoint
+from git_caption.captioner.captioner import Captioner
+from git_caption.params.export import ExportParams
+
+
+def export(params: ExportParams) -> None:
+    """Write a captioner with all its parts in model.safetensors, frozen ones too; none is referred to.
+
+    Raises as `Captioner.load` does, and UsageError for a pretrained captioner, which is self-contained as it is.
+    """
+    model = params.model
+    captioner = Captioner.load(
+        model.path, **model.told, quantization=params.quantization, device="cpu", dtype=params.dtype
+    )
+    config, network = captioner.own_parts()
+    whole = replace(
+        config,
+        image_encoder=replace(config.image_encoder, weights=None),
+        language_model=replace(config.language_model, weights=None),
+    )
+    out = Path(params.out_dir)
+    checkpoint.save(whole, network, captioner.tokenizer, out)
+    print(f"wrote {out}: {(out / checkpoint.WEIGHTS).stat().st_size / 1e6:.1f} MB of weights")
