@@ -72,7 +72,7 @@ PRESETS: Mapping[PresetName, Preset] = {
             Case(
                 "language_model.name",
                 "*llama*",
-                {"language_model.quantization": "8bit"},
+                {"language_model.quantization": "8bit", "gradient_checkpointing": True},
                 unless={"tune": "full"},
             ),
         ),

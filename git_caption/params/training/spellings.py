@@ -50,6 +50,8 @@ SPELLINGS = (
     Spelling("language_model.name", ("language_model", "-lm")),
     Spelling("tune", ("only_prefix",), {"True": "mapper", "False": None}, switch=True),
     Spelling("tune", ("train_language_model",), {"True": "full", "False": "mapper"}, switch=True),
+    Spelling("val_data", ("val_data_path",)),
+    Spelling("report_to", ("report_to_wandb",), {"True": "wandb", "False": None}, switch=True),
     Spelling("warmup_steps", ("-ws",)),
     Spelling("output_dir", ("out_dir", "output_path")),
 )

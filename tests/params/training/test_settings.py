@@ -63,6 +63,7 @@ def test_one_field_of_a_part_is_told_beside_the_others(told):
         ("only_prefix", "True", "tune", "mapper"),
         ("train_language_model", "True", "tune", "full"),
         ("-ws", "3", "warmup_steps", 3),
+        ("report_to_wandb", "True", "report_to", ["wandb"]),
         ("batch_size", "3", "bs", 3),
         ("mapper", "{'type': 'transformer', 'layers': 3}", "mapper.layers", 3),
     ],
