@@ -346,7 +346,7 @@ def test_a_stop_sent_to_all_processes_ends_with_75_and_one_line(data, tmp_path):
     assert process.returncode == 75
     said = rf"error: stopped by SIGTERM after step \d+ of 4000000, saved in {out}/last: run the same command again .*\n"
     assert re.fullmatch(said, errors)
-    assert sorted(path.name for path in out.iterdir()) == ["journal.csv", "last", "training.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["journal.csv", "last", "loss.png", "training.json"]
 
 
 def test_heads_that_cannot_share_the_width_are_refused_with_their_keys(data, tmp_path, capsys):
