@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.activations import NewGELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from git_caption.errors import UsageError
@@ -189,7 +190,7 @@ def _from_architecture(config: LanguageModelConfig, dtype: torch.dtype) -> PreTr
     except (ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"language_model.architecture with model_type {model_type!r}: {reason}") from error
-    return model
+    return _fused(model)
 
 
 def _from_folder(
@@ -214,6 +215,15 @@ def _from_folder(
     if "device_map" not in options:
         model.to(device)  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]
+    return _fused(model)
+
+
+def _fused(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with torch's own GELU for GPT-2's, which transformers writes out in eight passes over memory."""
+    for module in list(model.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
     return model
 
 

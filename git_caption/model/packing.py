@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Way = Literal["positions", "mask"]
 
 # Attention takes time with the square of a row, and each row is padded to the longest: measured with GPT-2 124M.
-ROW = 512
+ROW = 256
 NOISE = 10.0  # by how many units in the last place of its precision a model's logits may differ from row to row
 LEAST = 1e-4  # and what they may differ by in any case; of texts that see each other they differ by 0.02 and more
 

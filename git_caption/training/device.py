@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Literal
 
 import torch
@@ -11,6 +13,7 @@ from git_caption.captioner.loading import device_of, dtype_of
 from git_caption.errors import UsageError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 MODES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -26,4 +29,18 @@ def accelerator_of(device: str, precision: Precision) -> Accelerator:
         raise UsageError(f"'precision': float16 trains on a GPU only, not on {where}; use bfloat16 or float32")
     if where.type == "cuda" and where.index is not None:
         torch.cuda.set_device(where)
+    if where.type == "cpu":
+        _keep_memory()
     return Accelerator(cpu=where.type == "cpu", mixed_precision=MODES[dtype])
+
+
+def _keep_memory() -> None:
+    """Let this process keep what it frees.
+
+    By default glibc gives large tensors back to the system at once, and each step gets them again a page at a time,
+    zeroed: a fifth of the time of fine-tuning GPT-2 124M. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)

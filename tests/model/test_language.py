@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.activations import NewGELUActivation
 
 from git_caption.errors import UsageError, WeightsError
 from git_caption.model.device_map import DeviceMap
@@ -281,3 +282,13 @@ def test_a_model_without_positions_takes_any_length():
 
     assert context_length(model) is None
     check_context(model, before=10_000, new_tokens=10_000)
+
+
+def test_gpt2_has_a_fused_activation_of_the_same_values():
+    model = build_language_model(
+        LanguageModelConfig(name="custom", architecture={"model_type": "gpt2", **ARCHITECTURES["gpt2"]})
+    )
+    values = torch.linspace(-6, 6, 1001)
+    for block in model.transformer.h:
+        torch.testing.assert_close(block.mlp.act(values), NewGELUActivation()(values), atol=1e-6, rtol=1e-5)
+        assert type(block.mlp.act) is torch.nn.GELU
