@@ -45,7 +45,7 @@ def _alone(code: int, message: str, show: Callable[[str], None]) -> int:
 
 
 def run(
-    command: Callable[[Sequence[str]], None],
+    command: Callable[[Sequence[str]], object],
     arguments: Sequence[str] | None,
     stopped: str,
     end: Callable[[int, str, Callable[[str], None]], int] = _alone,
