@@ -65,10 +65,12 @@ def test_the_caption_loss_is_the_mean_over_all_target_tokens_their_end_among_the
 @pytest.mark.parametrize("family", SETTINGS)
 def test_the_language_loss_is_the_mean_over_the_texts_of_each_picture_one_after_another(family, tokenizer):
     model, batch = network(family, tokenizer, seed=3).language_model, _batch(tokenizer)
+    model.config.max_position_embeddings = positions = 30
     end = tokenizer.eos_token_id
     texts = [p + t for p, t in zip(batch.prompt_ids, batch.target_ids, strict=True)]
-    documents = [[end, *itertools.chain(*texts[first:last])][:65] for first, last in ((0, 3), (3, 5), (5, 9))]
-    assert max(map(len, documents)) == 65 > min(map(len, documents))  # one past the positions, whose end is cut
+    documents = [[end, *itertools.chain(*texts[first:last])] for first, last in ((0, 3), (3, 5), (5, 9))]
+    assert max(map(len, documents)) > positions + 1 > min(map(len, documents))
+    documents = [document[: positions + 1] for document in documents]  # the last token is read, not met
 
     objective = LanguageObjective(model)
     nothing = Features(torch.zeros(3, 0, 0), torch.ones(3, 0, dtype=torch.bool))
