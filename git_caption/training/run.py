@@ -167,7 +167,9 @@ def _train(params: TrainingParams, out: Path) -> Summary:
         elif language:
             _save_language_model(objective.get_submodule("language_model"), tokenizer, out)
         else:
-            _save_encoder(objective.get_submodule("image_encoder"), out)
+            assert params.parts.image_encoder is not None, "checked with the parameters"
+            architecture = params.parts.image_encoder.architecture
+            _save_encoder(objective.get_submodule("image_encoder"), architecture, pixels.resolution, out)
         saves.remove()
         print(f"{summary}\nwrote {out}")
     return summary
@@ -254,12 +256,20 @@ def _require_no_model(folder: Path) -> None:
             )
 
 
-def _save_encoder(image_encoder: Any, out: Path) -> None:
-    """Write `visual.*` tensors, in the form that `image_encoder.weights` of another run takes."""
+def _save_encoder(image_encoder: Any, architecture: dict[str, Any] | None, resolution: int, out: Path) -> None:
+    """Write `visual.*` tensors, as `image_encoder.weights` of another run takes them.
+
+    An architecture of open_clip's kind is described beside them, so that the file's path alone names the encoder.
+    """
     from safetensors.torch import save
 
+    from git_caption.model.clip_table import DESCRIPTION
     from git_caption.tsv.writer import write_atomically
 
+    if architecture is not None and "vision_cfg" in architecture:
+        vision = {**architecture["vision_cfg"], "image_size": resolution}
+        text = json.dumps({"model_cfg": {**architecture, "vision_cfg": vision}}, indent=2)
+        write_atomically(out / DESCRIPTION, f"{text}\n".encode())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in image_encoder.state_dict().items()}
     write_atomically(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
 

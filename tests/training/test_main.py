@@ -131,6 +131,12 @@ def test_frozen_parts_keep_their_weights_and_are_referred_to(data, tmp_path):
     written = json.loads((out / "config.json").read_text())["image_encoder"]["weights"]
     assert written["id"] == str(weights) and len(written["sha256"]) == 64
 
+    named = tmp_path / "named"
+    encoder = {"name": str(weights), "output": "grid"}
+    assert main(["--config", _config(data, named, image_encoder=encoder, train_image_encoder=False)]) == 0
+    again = load_file(named / "model.safetensors")
+    assert again.keys() == stored.keys() and all(torch.equal(again[name], stored[name]) for name in stored)
+
 
 def test_a_language_model_is_trained_on_texts_alone_and_taken_by_another_run(data, tmp_path, capsys):
     words = tmp_path / "words"
