@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.families.parts import PARTS
 from benchmarks.families.recipe import Call, Keys, Recipe, Workshop, in_own_process, logged
 from benchmarks.families.rows import FAMILIES, ROWS, Row
+from benchmarks.families.styles import accuracy_in_style
 from git_caption.jobs.shapes import evaluate
 from git_caption.params.schema import parse
 from git_caption.params.shapes import ShapesScoreParams
@@ -45,7 +46,9 @@ HEADER = """\
 Written by `make learning`. Each row is a captioner of small parts, trained by the one loop of `train.py` on 20,000
 generated scenes of one or two objects, and scored on 500 scenes whose graphs were not among them. Its parts were
 pretrained once: image encoders as CLIP on the pictures and captions, language models on the texts alone. The image
-encoder stays frozen and its features are stored.
+encoder stays frozen and its features are stored. Rows that go from one caption style to another begin with a captioner
+that says "a small red star in the center.", and what they say has to be "one object: a small star in red at the
+center.": captions of any other form count as wrong.
 
 *attributes*: share (%) of shapes, colours, sizes and places that captions state rightly, by the strict parser.
 *answers*: share (%) of questions answered rightly. Beside both stand the same with each picture replaced by another
@@ -99,7 +102,7 @@ def write_table(
             part: {"trained": found.trained, "seconds": found.seconds} for part, found in shop.all_made(keys).items()
         }
         print(f"{name}: trained and scored in {here}", flush=True)
-        found = call(measured, filled, shop.made("scenes").folder, here)
+        found = call(measured, filled, row.style, shop.made("scenes").folder, here)
         result = {"row": name, "seed": seed, "digest": digest, **found, "parts": made}
         with open(results, "a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
@@ -111,8 +114,11 @@ def write_table(
     print(table)
 
 
-def measured(keys: Keys, scenes: Path, here: Path) -> Result:
-    """Train with these keys, score on the test split of `scenes`, and tell what came of it."""
+def measured(keys: Keys, style: int | None, scenes: Path, here: Path) -> Result:
+    """Train with these keys, score on the test split of `scenes`, and tell what came of it.
+
+    Captions of another form than `style` count as wrong, where there is one.
+    """
     here.mkdir(parents=True, exist_ok=True)
     trained = here / "trained.json"
     with logged(here / "log.txt"):
@@ -125,8 +131,13 @@ def measured(keys: Keys, scenes: Path, here: Path) -> Result:
         scoring = {"model_path": str(here), "data_dir": str(scenes), "out_dir": str(here / "scores")}
         evaluate(parse(ShapesScoreParams, scoring, here.name))
     told = json.loads(trained.read_text())
+    scores = json.loads((here / "scores" / "scores.json").read_text())
+    if style is not None:
+        for column, name in (("captioner", "captions.tsv"), ("shuffled images", "shuffled.captions.tsv")):
+            found = accuracy_in_style(here / "scores" / name, scenes / "test.scene.tsv", style)
+            scores["attribute accuracy"][column] = found
     return {
-        "scores": json.loads((here / "scores" / "scores.json").read_text()),
+        "scores": scores,
         "trained": told["trained_parameters"],
         "parameters": told["parameters"],
         "seconds": told["seconds"],

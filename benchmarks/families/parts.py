@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.families.recipe import TRAIN, Recipe
+from benchmarks.families.styles import COUNTED, PLAIN, write_style
 
 PICTURES = {"image_tsv": "$scenes/train.img.tsv", "caption_tsv": "$scenes/train.caption.tsv"}
 QUESTIONS = {"question_tsv": "$scenes/train.question.tsv"}
@@ -100,8 +102,40 @@ def language_model(model_type: str) -> Recipe:
     return Recipe(TRAIN, keys)
 
 
+def style(form: int) -> Recipe:
+    """The train split's captions of one form."""
+    keys = {"caption_tsv": PICTURES["caption_tsv"], "form": form, "out": "$here/train.caption.tsv"}
+    return Recipe(write_style, keys)
+
+
+def captioner(
+    encoder: str, output: str, mapper: Mapping[str, Any], language_model: str, **others: Any
+) -> dict[str, Any]:
+    """Keys of a captioner of shared parts, trained on stored features."""
+    return {
+        **PICTURES,
+        "output_dir": "$here",
+        "features": f"${encoder}_{output}/train.features",
+        "image_encoder": {"name": f"${encoder}/model.safetensors", "output": output},
+        "mapper": mapper,
+        "language_model": {"name": f"${language_model}"},
+        "decoding": {"num_beams": 1, "max_new_tokens": 64},
+        "epochs": 3,
+        "bs": 32,
+        "lr": 1e-3,
+        "warmup_steps": 100,
+        "schedule": "cosine",
+        "num_workers": 0,
+        **others,
+    }
+
+
+TRAINED = {"tune": "full"}
+LINEAR = {"type": "linear"}
 PARTS: dict[str, Recipe] = {
     "scenes": Recipe("make_shapes", {"out_dir": "$here", "train": 20_000, "test": 500, "max_objects": 2}),
+    "plain": style(PLAIN),
+    "counted": style(COUNTED),
     "resnet": clip(4, {"layers": [1, 1, 1, 1], "width": 8}),
     "vit": clip(8, {"layers": 3, "width": 128, "patch_size": 16}),
     "resnet_grid": features("resnet", grid=True),
@@ -109,4 +143,8 @@ PARTS: dict[str, Recipe] = {
     "vit_grid": features("vit", grid=True),
     "vit_pooled": features("vit", grid=False),
     **{name: language_model(name) for name in LANGUAGE_MODELS},
+    "captioner": Recipe(
+        TRAIN,
+        captioner("resnet", "grid", LINEAR, "gpt2", caption_tsv="$plain/train.caption.tsv", epochs=2, **TRAINED),
+    ),
 }

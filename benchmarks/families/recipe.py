@@ -30,12 +30,12 @@ Call = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run of train.py, or a job by its name, with its keys.
+    """A run of train.py, a job by its name or a function, with its keys.
 
     In a text among the keys `$name` stands for the folder of the part of that name, `$here` for the recipe's own.
     """
 
-    by: str
+    by: str | Callable[..., None]
     keys: Keys
 
 
@@ -62,7 +62,7 @@ class Workshop:
         recipe, folder = self.parts[name], self._folder(name)
         if not (folder / DONE).exists():
             keys = self.keys(recipe.keys, folder)
-            print(f"{name}: {recipe.by}, in {folder}", flush=True)
+            print(f"{name}: made in {folder}", flush=True)
             self.call(make, recipe.by, keys, folder)
         return Made(folder, **json.loads((folder / DONE).read_text()))
 
@@ -88,7 +88,7 @@ class Workshop:
         return self.folder / f"{name}-{self.digest(self.parts[name].keys)}"
 
 
-def make(by: str, keys: Keys, folder: Path) -> None:
+def make(by: str | Callable[..., None], keys: Keys, folder: Path) -> None:
     """Do what a recipe says, and note in `folder` that it is done."""
     trained = None
     began = time.perf_counter()
@@ -96,6 +96,8 @@ def make(by: str, keys: Keys, folder: Path) -> None:
     with logged(folder / "log.txt"):
         if by == TRAIN:
             trained = train(parse(TrainingParams, keys, folder.name)).trained_parameters
+        elif callable(by):
+            by(**keys)
         else:
             job = find(by)
             job.load_function()(parse(job.load_params(), keys, by))

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.families.parts import PICTURES, QUESTIONS
+from benchmarks.families.parts import LINEAR, PICTURES, QUESTIONS, TRAINED, captioner
+from benchmarks.families.styles import COUNTED
 
 FAMILIES = {
     1: "Prefix, as the GIT tool",
     2: "ClipCap",
-    3: "LoRA, head or mapper",
+    3: "LoRA, head or mapper: from a captioner of one caption style to another",
 }
-DECODING = {"num_beams": 1, "max_new_tokens": 64}
+LINEAR_NORM = {"type": "linearLn"}
+MLP = {"type": "mlp", "prefix_length": 10}
+TRANSFORMER = {"type": "transformer", "prefix_length": 10, "clip_length": 10, "layers": 2, "heads": 4}
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Row:
         trained: what of it is trained, in words.
         keys: of train.py; see `Recipe`.
         whole: whether it stands for its family, and is run again with another seed.
+        style: the form that its captions have to be in; None: any.
     """
 
     family: int
@@ -33,39 +37,12 @@ class Row:
     trained: str
     keys: Mapping[str, Any]
     whole: bool = False
+    style: int | None = None
 
     @property
     def answers(self) -> bool:
         """Whether it is trained to answer questions."""
         return "question_tsv" in self.keys
-
-
-def captioner(
-    encoder: str, output: str, mapper: Mapping[str, Any], language_model: str, **others: Any
-) -> dict[str, Any]:
-    """Keys of a captioner of shared parts, trained on stored features."""
-    return {
-        **PICTURES,
-        "output_dir": "$here",
-        "features": f"${encoder}_{output}/train.features",
-        "image_encoder": {"name": f"${encoder}/model.safetensors", "output": output},
-        "mapper": mapper,
-        "language_model": {"name": f"${language_model}"},
-        "decoding": DECODING,
-        "epochs": 3,
-        "bs": 32,
-        "lr": 1e-3,
-        "warmup_steps": 100,
-        "schedule": "cosine",
-        "num_workers": 0,
-        **others,
-    }
-
-
-TRAINED = {"train_language_model": True}
-LINEAR, LINEAR_NORM = {"type": "linear"}, {"type": "linearLn"}
-MLP = {"type": "mlp", "prefix_length": 10}
-TRANSFORMER = {"type": "transformer", "prefix_length": 10, "clip_length": 10, "layers": 2, "heads": 4}
 
 
 def git(
@@ -75,6 +52,31 @@ def git(
     return captioner(encoder, output, mapper, language_model, **QUESTIONS, **others)
 
 
+def clipcap(mapper: Mapping[str, Any], encoder: str = "resnet", **others: Any) -> dict[str, Any]:
+    """Captions from one pooled row."""
+    return captioner(encoder, "pooled", mapper, "gpt2", **others)
+
+
+def restyled(trained: str, *, whole: bool = False, **tuning: Any) -> Row:
+    """From the captioner of the plain style to the counted one."""
+    keys = {
+        **PICTURES,
+        "caption_tsv": "$counted/train.caption.tsv",
+        "output_dir": "$here",
+        "init_from": "$captioner",
+        "features": "$resnet_grid/train.features",
+        "epochs": 1,
+        "bs": 32,
+        "lr": 1e-3,
+        "warmup_steps": 50,
+        "schedule": "cosine",
+        "num_workers": 0,
+        **tuning,
+    }
+    return Row(3, "ResNet grid, linear, GPT-2", trained, keys, whole, COUNTED)
+
+
+EIGHT_BITS = {"name": "$llama", "quantization": "8bit"}
 ROWS: dict[str, Row] = {
     "git": Row(1, "ResNet grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", **TRAINED), whole=True),
     "git_norm": Row(1, "ResNet grid, linearLn, GPT-2", "mapper, LM", git("grid", LINEAR_NORM, "gpt2", **TRAINED)),
@@ -86,10 +88,21 @@ ROWS: dict[str, Row] = {
     "git_opt": Row(1, "ResNet grid, linear, OPT", "mapper, LM", git("grid", LINEAR, "opt", **TRAINED)),
     "git_llama": Row(1, "ResNet grid, linear, LLaMA", "mapper, LM", git("grid", LINEAR, "llama", **TRAINED)),
     "git_frozen": Row(1, "ResNet grid, transformer, GPT-2", "mapper", git("grid", TRANSFORMER, "gpt2")),
-    "clipcap": Row(
-        2, "ResNet pooled, mlp, GPT-2", "mapper, LM", captioner("resnet", "pooled", MLP, "gpt2", **TRAINED), whole=True
+    "git_8bit": Row(
+        1,
+        "ResNet grid, transformer, LLaMA in 8 bits",
+        "mapper",
+        {**git("grid", TRANSFORMER, "llama"), "language_model": EIGHT_BITS},
     ),
-    "clipcap_prefix": Row(
-        2, "ResNet pooled, transformer, GPT-2", "mapper", captioner("resnet", "pooled", TRANSFORMER, "gpt2")
-    ),
+    "clipcap": Row(2, "ResNet pooled, mlp, GPT-2", "mapper, LM", clipcap(MLP, **TRAINED), whole=True),
+    "clipcap_prefix": Row(2, "ResNet pooled, transformer, GPT-2", "mapper", clipcap(TRANSFORMER)),
+    "clipcap_vit": Row(2, "ViT pooled, mlp, GPT-2", "mapper, LM", clipcap(MLP, "vit", **TRAINED)),
+    "clipcap_vit_prefix": Row(2, "ViT pooled, transformer, GPT-2", "mapper", clipcap(TRANSFORMER, "vit")),
+    "lora_16": restyled("mapper, LoRA r 16", tune="lora", lora_rank=16, whole=True),
+    "lora_4": restyled("mapper, LoRA r 4", tune="lora", lora_rank=4),
+    "lora_64": restyled("mapper, LoRA r 64", tune="lora", lora_rank=64),
+    "lora_alone": restyled("LoRA r 16", tune="lora", lora_rank=16, train_mapper=False),
+    "head": restyled("head", tune="head"),
+    "mapper": restyled("mapper", tune="mapper"),
+    "full": restyled("mapper, LM", tune="full"),
 }

@@ -121,7 +121,9 @@ def build_language(
     """A language model to train by itself, new or from weights, and its tokenizer."""
     assert params.language_model is not None, "checked with the parameters"
     tokenizer = build_tokenizer(params, data)
-    model, _ = _language_model(params.language_model, tokenizer, device, trained=True)
+    model, config = _language_model(params.language_model, tokenizer, device, trained=True)
+    if config.quantization != "none":
+        raise UsageError(f"'language_model': {config.name} is in {config.quantization} and cannot be trained")
     return model, tokenizer
 
 

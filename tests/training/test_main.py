@@ -150,7 +150,7 @@ def test_a_language_model_is_trained_on_texts_alone_and_taken_by_another_run(dat
     assert "skipped" not in capsys.readouterr().out
 
     out = tmp_path / "captioner"
-    keys = {"language_model": {"name": str(words)}, "train_language_model": False, "vocab_size": 257}
+    keys = {"language_model": {"name": str(words)}, "tune": "mapper", "vocab_size": 257}
     assert main(["--config", _config(data, out, **keys)]) == 0
     config = json.loads((out / "config.json").read_text())
     assert config["language_model"]["weights"]["id"] == str(words)
