@@ -13,7 +13,6 @@ not run again, unless what it is made of has changed. Stopped, it goes on where 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -26,6 +25,8 @@ from benchmarks.families.parts import PARTS
 from benchmarks.families.recipe import Call, Keys, Recipe, Workshop, in_own_process, logged
 from benchmarks.families.rows import FAMILIES, ROWS, Row
 from benchmarks.families.styles import accuracy_in_style
+from git_caption import command_line
+from git_caption.errors import UsageError
 from git_caption.jobs.shapes import evaluate
 from git_caption.params.schema import parse
 from git_caption.params.shapes import ShapesScoreParams
@@ -58,8 +59,12 @@ cores. *memory*: peak of the process.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for and not there yet, then print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run what is asked for and not there yet, then print and write the table; gives the exit code."""
+    return command_line.run(_run, arguments, stopped="stopped: the same command goes on from there")
+
+
+def _run(arguments: Sequence[str]) -> None:
+    parser = command_line.Parser("benchmarks.learning", __doc__, "")
     parser.add_argument("--rows", default="all", help=f"names with commas between, all or none: {', '.join(ROWS)}")
     parser.add_argument("--whole", action="store_true", help="of these, the one that stands for each family")
     parser.add_argument("--seed", type=int, default=0, help="of the rows; shared parts stay the same")
@@ -67,17 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=HERE / "learning.jsonl", help="a line for each row")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "learning.md", help="the table")
     given = parser.parse_args(arguments)
-    chosen = _chosen(given.rows, parser)
-    rows = {name: ROWS[name] for name in chosen if ROWS[name].whole or not given.whole}
-    write_table(rows, given.seed, PARTS, given.folder, given.results, given.out)
-    return 0
-
-
-def _chosen(text: str, parser: argparse.ArgumentParser) -> list[str]:
-    names = {"all": list(ROWS), "none": []}.get(text, text.split(","))
+    names = {"all": list(ROWS), "none": []}.get(given.rows, given.rows.split(","))
     if unknown := [name for name in names if name not in ROWS]:
-        parser.error(f"--rows: no row {', '.join(unknown)}; known: {', '.join(ROWS)}")
-    return names
+        raise UsageError(f"--rows: no row {', '.join(unknown)}; known: {', '.join(ROWS)}")
+    rows = {name: ROWS[name] for name in names if ROWS[name].whole or not given.whole}
+    write_table(rows, given.seed, PARTS, given.folder, given.results, given.out)
 
 
 def write_table(

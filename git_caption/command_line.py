@@ -71,7 +71,7 @@ def run(
 
 
 def _outcome(
-    command: Callable[[Sequence[str]], None], arguments: Sequence[str], stopped: str, debug: bool
+    command: Callable[[Sequence[str]], object], arguments: Sequence[str], stopped: str, debug: bool
 ) -> tuple[int, str]:
     """How a command ended: its exit code, and the message of what it raised; the traceback is printed if asked for."""
     try:

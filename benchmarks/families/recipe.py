@@ -9,12 +9,13 @@ import multiprocessing
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from git_caption.errors import JobFailed
 from git_caption.jobs.table import find
 from git_caption.params.schema import parse
 from git_caption.params.training.run import TrainingParams
@@ -113,11 +114,36 @@ def logged(path: Path) -> Iterator[None]:
 
 
 def in_own_process(function: Call, *arguments: Any) -> Any:
-    """Call a function in a process of its own, so that its peak memory is its own too."""
+    """Call a function in a process of its own, so that its peak memory is its own too.
+
+    Raises what the function raises, and JobFailed if the process dies. What ends this process stops that one.
+    """
     sys.stdout.flush()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(function, *arguments).result()
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(theirs, function, arguments))
+    process.start()
+    theirs.close()
+    try:
+        value, error = ours.recv()
+    except EOFError as ended:
+        process.join()
+        raise JobFailed(f"the process of {function.__name__} ended with {process.exitcode}") from ended
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        process.join()
+    if error is not None:
+        raise error
+    return value
+
+
+def _send(theirs: Connection, function: Call, arguments: Sequence[Any]) -> None:
+    try:
+        theirs.send((function(*arguments), None))
+    except Exception as error:
+        theirs.send((None, error))
 
 
 def _filled(value: Any, folder: Callable[[str], str]) -> Any:
