@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.families.parts import PARTS
-from benchmarks.families.recipe import Call, Keys, Recipe, Workshop, in_own_process, logged
+from benchmarks.families.recipe import Keys, Workshop, in_own_process, logged
 from benchmarks.families.rows import FAMILIES, ROWS, Row
 from benchmarks.families.styles import accuracy_in_style
 from git_caption import command_line
@@ -75,42 +75,32 @@ def _run(arguments: Sequence[str]) -> None:
     names = {"all": list(ROWS), "none": []}.get(given.rows, given.rows.split(","))
     if unknown := [name for name in names if name not in ROWS]:
         raise UsageError(f"--rows: no row {', '.join(unknown)}; known: {', '.join(ROWS)}")
-    rows = {name: ROWS[name] for name in names if ROWS[name].whole or not given.whole}
-    write_table(rows, given.seed, PARTS, given.folder, given.results, given.out)
+    shop = Workshop(given.folder, PARTS, in_own_process)
+    run([name for name in names if ROWS[name].whole or not given.whole], given.seed, ROWS, shop, given.results)
+    table = rendered(ROWS, current(ROWS, shop, given.results))
+    given.out.write_text(f"{HEADER}\n{table}", encoding="utf-8")
+    print(table)
 
 
-def write_table(
-    rows: Mapping[str, Row],
-    seed: int,
-    parts: Mapping[str, Recipe],
-    folder: Path,
-    results: Path,
-    out: Path,
-    call: Call = in_own_process,
-) -> None:
-    """Run the rows that have no result yet, add their results, and write the table of all results there are."""
-    shop = Workshop(folder, parts, call)
-    for name, row in rows.items():
-        keys = {**row.keys, "seed": seed}
-        digest = shop.digest(keys)
-        if any(found["digest"] == digest for found in read(results)):
+def run(names: Iterable[str], seed: int, rows: Mapping[str, Row], shop: Workshop, results: Path) -> None:
+    """Run those of these rows that have no result yet, and add their results."""
+    there = {(line["row"], line["seed"]) for line in current(rows, shop, results)}
+    for name in names:
+        if (name, seed) in there:
             continue
+        row, keys = rows[name], {**rows[name].keys, "seed": seed}
+        digest = shop.digest(keys)
         here = shop.folder / f"{name}-{seed}-{digest}"
         filled = shop.keys(keys, here)
-        made = {
-            part: {"trained": found.trained, "seconds": found.seconds} for part, found in shop.all_made(keys).items()
-        }
+        made = {part: {"trained": one.trained, "seconds": one.seconds} for part, one in shop.all_made(keys).items()}
         print(f"{name}: trained and scored in {here}", flush=True)
-        found = call(measured, filled, row.style, shop.made("scenes").folder, here)
+        found = shop.call(measured, filled, row.style, shop.made("scenes").folder, here)
         result = {"row": name, "seed": seed, "digest": digest, **found, "parts": made}
         with open(results, "a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
         right = found["scores"]["attribute accuracy"]["captioner"]
         learnt = "" if right >= WANTED else f", expected {WANTED:.0f} at least"
         print(f"{name}: {right:.1f} % of attributes in {found['seconds']:.0f} s{learnt}", flush=True)
-    table = rendered(read(results))
-    out.write_text(f"{HEADER}\n{table}", encoding="utf-8")
-    print(table)
 
 
 def measured(keys: Keys, style: int | None, scenes: Path, here: Path) -> Result:
@@ -145,15 +135,19 @@ def measured(keys: Keys, style: int | None, scenes: Path, here: Path) -> Result:
     }
 
 
-def read(results: Path) -> list[Result]:
-    """The results that are there; of several of one row and seed the last."""
+def current(rows: Mapping[str, Row], shop: Workshop, results: Path) -> list[Result]:
+    """The results of rows as they are now; not those of rows, or of parts in them, that have changed since."""
     if not results.exists():
         return []
     lines = map(json.loads, results.read_text(encoding="utf-8").splitlines())
-    return list({(line["row"], line["seed"]): line for line in lines}.values())
+    return [
+        line
+        for line in lines
+        if line["row"] in rows and line["digest"] == shop.digest({**rows[line["row"]].keys, "seed": line["seed"]})
+    ]
 
 
-def rendered(results: Iterable[Result], rows: Mapping[str, Row] = ROWS) -> str:
+def rendered(rows: Mapping[str, Row], results: Iterable[Result]) -> str:
     """The table of rows, family by family, and that of the parts they were made of, in Markdown."""
     of_row = {(line["row"], line["seed"]): line for line in results}
     seeds = sorted({seed for _, seed in of_row})

@@ -114,8 +114,8 @@ class TextSamples:
     def __len__(self) -> int:
         return len(self.data)
 
-    def read(self, row: int) -> EncodedSample | Failure:
-        """The texts of a row, or a Failure without lines."""
+    def read(self, row: int, rng: random.Random | None = None) -> EncodedSample | Failure:
+        """The texts of a row, or a Failure without lines; there is nothing for `rng` to change."""
         try:
             return EncodedSample(self.NOTHING, self.data.texts(row))
         except DataError as error:

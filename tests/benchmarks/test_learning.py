@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks import learning
 from benchmarks.families.parts import LANGUAGE_MODELS, PARTS
 from benchmarks.families.recipe import PART, Recipe
-from benchmarks.families.rows import FAMILIES, ROWS, Row
+from benchmarks.families.rows import FAMILIES, ROWS
+from benchmarks.families.styles import COUNTED, accuracy_in_style
 from git_caption.params.schema import faults
 from git_caption.params.training.run import TrainingParams
+from git_caption.tsv.rows import CaptionRow
+from git_caption.tsv.writer import TsvWriter
 
 SMALL = {
     "n_positions": 256,
@@ -42,44 +46,50 @@ def parts() -> dict[str, Recipe]:
     return {name: small(name) for name in ("scenes", "resnet", "resnet_grid", "resnet_pooled", "gpt2")}
 
 
-def _row(name: str) -> Row:
-    row = ROWS[name]
-    return dataclasses.replace(row, keys={**row.keys, **HASTE, "decoding": {"num_beams": 1, "max_new_tokens": 4}})
+def _run(row: str, folder: Path, parts, seed=0, **changes) -> str:
+    """The table after a run of one row, with other keys where asked."""
 
-
-def _run(rows, folder, parts, seed=0) -> str:
     def call(function, *arguments):
         return function(*arguments)
 
-    learning.write_table(rows, seed, parts, folder, folder / "results.jsonl", folder / "table.md", call)
-    return (folder / "table.md").read_text()
+    found = ROWS[row]
+    keys = {**found.keys, **HASTE, "decoding": {"num_beams": 1, "max_new_tokens": 4}, **changes}
+    rows = {row: dataclasses.replace(found, keys=keys)}
+    shop, results = learning.Workshop(folder, parts, call), folder / "results.jsonl"
+    learning.run(rows, seed, rows, shop, results)
+    return learning.rendered(rows, learning.current(rows, shop, results))
 
 
 def test_a_row_is_made_of_shared_parts_and_run_once(parts, tmp_path, monkeypatch):
     runs = []
     measured = learning.measured
     monkeypatch.setattr(learning, "measured", lambda *told: runs.append(told[-1].name) or measured(*told))
-    text = _run({"git": _row("git")}, tmp_path, parts)
+    text = _run("git", tmp_path, parts)
     assert len(runs) == 1
     made = {path.name.split("-")[0] for path in tmp_path.iterdir() if path.is_dir()}
     assert made == {"scenes", "resnet", "resnet_grid", "gpt2", "git"}
-    assert _run({"git": _row("git")}, tmp_path, parts) == text and len(runs) == 1
+    assert _run("git", tmp_path, parts) == text and len(runs) == 1
 
-    (line,) = learning.read(tmp_path / "results.jsonl")
+    line = json.loads((tmp_path / "results.jsonl").read_text())
     scores = json.loads(next(tmp_path.glob("git-0-*/scores/scores.json")).read_text())
     assert line["scores"] == scores and line["seed"] == 0
     assert list(line["parts"]) == ["scenes", "resnet", "resnet_grid", "gpt2"]
     assert 0 < line["trained"] < line["parameters"]
-    (row,) = [found for found in text.splitlines() if found.startswith(f"| {ROWS['git'].parts}")]
-    cells = [cell.strip() for cell in row.split("|")]
-    assert cells[3:6] == [f"{scores['attribute accuracy'][name]:.1f}" for name in scores["attribute accuracy"]]
+    (row,) = _lines(text, "git")
+    assert row[:3] == [f"{value:.1f}" for value in scores["attribute accuracy"].values()]
 
-    haste = {"git": dataclasses.replace(_row("git"), keys={**_row("git").keys, "lr": 5e-4})}
-    _run(haste, tmp_path, parts)
+    _run("git", tmp_path, parts, lr=5e-4)
     assert len(runs) == 2  # what a result was got with has changed
-    _run(haste, tmp_path, parts, seed=1)
+    both = _run("git", tmp_path, parts, lr=5e-4, seed=1)
     assert len(runs) == 3
+    assert [row[-1] for row in _lines(both, "git")] == ["0", "1"]  # and not the first one's
     assert len({path for path in tmp_path.iterdir() if path.name.startswith("gpt2-")}) == 1
+
+
+def _lines(text: str, row: str) -> list[list[str]]:
+    """The numbers in a row's lines of the table."""
+    begin = f"| {ROWS[row].parts} | {ROWS[row].trained} | "
+    return [line.removeprefix(begin).strip("| ").split(" | ") for line in text.splitlines() if line.startswith(begin)]
 
 
 def test_a_row_that_was_stopped_among_the_scores_is_not_trained_again(parts, tmp_path, monkeypatch):
@@ -88,12 +98,23 @@ def test_a_row_that_was_stopped_among_the_scores_is_not_trained_again(parts, tmp
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(learning, "evaluate", stopped)
-        _run({"clipcap": _row("clipcap")}, tmp_path, parts)
+        _run("clipcap", tmp_path, parts)
     monkeypatch.setattr(learning, "train", stopped)
-    text = _run({"clipcap": _row("clipcap")}, tmp_path, parts)
+    text = _run("clipcap", tmp_path, parts)
     assert "## 2. ClipCap" in text
-    (row,) = [found for found in text.splitlines() if found.startswith(f"| {ROWS['clipcap'].parts}")]
-    assert [cell.strip() for cell in row.split("|")][6:9] == ["-"] * 3  # it learns no answers
+    (row,) = _lines(text, "clipcap")
+    assert row[3:6] == ["-"] * 3  # it learns no answers
+
+
+def test_captions_of_another_style_count_as_wrong(tmp_path):
+    right, other = "one object: a small star in red at the center.", "a small red star in the center."
+    scene = {"shape": "star", "color": "red", "size": "small", "place": "center"}
+    with TsvWriter(tmp_path / "said.tsv") as said, TsvWriter(tmp_path / "scenes.tsv") as scenes:
+        for key, caption in (("a", right), ("b", other), ("c", right.replace("red", "blue")), ("d", "one object: a")):
+            said.write(CaptionRow(key, (caption,)).columns())
+            scenes.write([key, json.dumps({"objects": [scene]})])
+    found = accuracy_in_style(tmp_path / "said.tsv", tmp_path / "scenes.tsv", COUNTED)
+    assert found == pytest.approx(100 * (1 + 0 + 0.75 + 0) / 4)
 
 
 def test_every_row_has_a_family_and_keys_that_train_py_takes(tmp_path):
