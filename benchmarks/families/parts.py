@@ -120,7 +120,7 @@ def captioner(
         "mapper": mapper,
         "language_model": {"name": f"${language_model}"},
         "decoding": {"num_beams": 1, "max_new_tokens": 64},
-        "epochs": 3,
+        "epochs": 2,
         "bs": 32,
         "lr": 1e-3,
         "warmup_steps": 100,
@@ -145,6 +145,6 @@ PARTS: dict[str, Recipe] = {
     **{name: language_model(name) for name in LANGUAGE_MODELS},
     "captioner": Recipe(
         TRAIN,
-        captioner("resnet", "grid", LINEAR, "gpt2", caption_tsv="$plain/train.caption.tsv", epochs=2, **TRAINED),
+        captioner("resnet", "grid", LINEAR, "gpt2", caption_tsv="$plain/train.caption.tsv", **TRAINED),
     ),
 }
