@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from git_caption.samples.feature_rows import EncodedSamples, TextSamples
     from git_caption.samples.features import FeatureCache
     from git_caption.samples.training_data import TrainingData, TrainingSamples
-    from git_caption.training.loop import Summary
+    from git_caption.training.summary import Summary
 
 # What of the parameters does not change a number that the run computes.
 INDIFFERENT = (
@@ -276,7 +276,10 @@ def _save_encoder(image_encoder: Any, architecture: dict[str, Any] | None, resol
 
 def _save_language_model(model: Any, tokenizer: Any, out: Path) -> None:
     """Write a model folder, as `language_model.name` of another run takes it."""
-    model.save_pretrained(out)
+    from git_caption.model.folder import quiet
+
+    with quiet():
+        model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
