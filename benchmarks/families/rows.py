@@ -16,6 +16,7 @@ FAMILIES = {
 }
 LINEAR_NORM = {"type": "linearLn"}
 MLP = {"type": "mlp", "prefix_length": 10}
+FROZEN = {"epochs": 4, "lr": 2e-3}  # a mapper alone has longer to go
 TRANSFORMER = {"type": "transformer", "prefix_length": 10, "clip_length": 10, "layers": 2, "heads": 4}
 
 
@@ -87,17 +88,17 @@ ROWS: dict[str, Row] = {
     "git_vit": Row(1, "ViT grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", "vit", **TRAINED)),
     "git_opt": Row(1, "ResNet grid, linear, OPT", "mapper, LM", git("grid", LINEAR, "opt", **TRAINED)),
     "git_llama": Row(1, "ResNet grid, linear, LLaMA", "mapper, LM", git("grid", LINEAR, "llama", **TRAINED)),
-    "git_frozen": Row(1, "ResNet grid, transformer, GPT-2", "mapper", git("grid", TRANSFORMER, "gpt2")),
+    "git_frozen": Row(1, "ResNet grid, transformer, GPT-2", "mapper", git("grid", TRANSFORMER, "gpt2", **FROZEN)),
     "git_8bit": Row(
         1,
         "ResNet grid, transformer, LLaMA in 8 bits",
         "mapper",
-        {**git("grid", TRANSFORMER, "llama"), "language_model": EIGHT_BITS},
+        {**git("grid", TRANSFORMER, "llama", **FROZEN), "language_model": EIGHT_BITS},
     ),
     "clipcap": Row(2, "ResNet pooled, mlp, GPT-2", "mapper, LM", clipcap(MLP, **TRAINED), whole=True),
-    "clipcap_prefix": Row(2, "ResNet pooled, transformer, GPT-2", "mapper", clipcap(TRANSFORMER)),
+    "clipcap_prefix": Row(2, "ResNet pooled, transformer, GPT-2", "mapper", clipcap(TRANSFORMER, **FROZEN)),
     "clipcap_vit": Row(2, "ViT pooled, mlp, GPT-2", "mapper, LM", clipcap(MLP, "vit", **TRAINED)),
-    "clipcap_vit_prefix": Row(2, "ViT pooled, transformer, GPT-2", "mapper", clipcap(TRANSFORMER, "vit")),
+    "clipcap_vit_prefix": Row(2, "ViT pooled, transformer, GPT-2", "mapper", clipcap(TRANSFORMER, "vit", **FROZEN)),
     "lora_16": restyled("mapper, LoRA r 16", tune="lora", lora_rank=16, whole=True),
     "lora_4": restyled("mapper, LoRA r 4", tune="lora", lora_rank=4),
     "lora_64": restyled("mapper, LoRA r 64", tune="lora", lora_rank=64),
