@@ -21,6 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.families.parts import PARTS
 from benchmarks.families.recipe import Keys, Workshop, in_own_process, logged
 from benchmarks.families.rows import FAMILIES, ROWS, Row
@@ -38,7 +40,7 @@ WANTED = 90.0  # % of attributes that a captioner which has learnt gets right
 Result = dict[str, Any]
 COLUMNS = (
     *("parts", "trained", "attributes", "shuffled", "no image", "answers", "shuffled", "no image", "CIDEr"),
-    *("parameters trained", "seconds", "memory", "seed"),
+    *("parameters trained", "seconds", "threads", "memory", "seed"),
 )
 
 HEADER = """\
@@ -53,8 +55,8 @@ center.": captions of any other form count as wrong.
 
 *attributes*: share (%) of shapes, colours, sizes and places that captions state rightly, by the strict parser.
 *answers*: share (%) of questions answered rightly. Beside both stand the same with each picture replaced by another
-(*shuffled*) and those of the best constant caption or answer (*no image*). *seconds*: of training and scoring, on two
-cores. *memory*: peak of the process.
+(*shuffled*) and those of the best constant caption or answer (*no image*). *seconds*: of training and scoring, with
+so many *threads*. *memory*: peak of the process.
 """
 
 
@@ -132,6 +134,7 @@ def measured(keys: Keys, style: int | None, scenes: Path, here: Path) -> Result:
         "seconds": told["seconds"],
         "scored_in": round(time.perf_counter() - began, 1),
         "peak_memory": told["peak_memory"],
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -177,7 +180,8 @@ def _line(row: Row, result: Result) -> tuple[str, ...]:
     parameters = f"{_count(result['trained'])} of {_count(result['parameters'])}"
     seconds = f"{result['seconds'] + result['scored_in']:.0f}"
     memory = f"{result['peak_memory'] / 2**30:.1f} GiB"
-    return (row.parts, row.trained, *attributes, *answers, cider[0], parameters, seconds, memory, str(result["seed"]))
+    last = (cider[0], parameters, seconds, str(result["threads"]), memory, str(result["seed"]))
+    return (row.parts, row.trained, *attributes, *answers, *last)
 
 
 def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
