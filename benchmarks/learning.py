@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.families.parts import PARTS
-from benchmarks.families.recipe import Keys, Workshop, in_own_process, logged
+from benchmarks.families.recipe import Keys, Workshop, in_own_process, journal_seconds, logged
 from benchmarks.families.rows import FAMILIES, ROWS, Row
 from benchmarks.families.styles import accuracy_in_style
 from git_caption import command_line
@@ -114,10 +114,8 @@ def measured(keys: Keys, style: int | None, scenes: Path, here: Path) -> Result:
     trained = here / "trained.json"
     with logged(here / "log.txt"):
         if not trained.exists():
-            began = time.perf_counter()
             summary = train(parse(TrainingParams, keys, here.name))
-            seconds = time.perf_counter() - began
-            trained.write_text(json.dumps({**asdict(summary), "seconds": round(seconds, 1)}))
+            trained.write_text(json.dumps({**asdict(summary), "seconds": journal_seconds(here)}))
         began = time.perf_counter()
         scoring = {"model_path": str(here), "data_dir": str(scenes), "out_dir": str(here / "scores")}
         evaluate(parse(ShapesScoreParams, scoring, here.name))

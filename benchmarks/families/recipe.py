@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import multiprocessing
@@ -97,13 +98,21 @@ def make(by: str | Callable[..., None], keys: Keys, folder: Path) -> None:
     with logged(folder / "log.txt"):
         if by == TRAIN:
             trained = train(parse(TrainingParams, keys, folder.name)).trained_parameters
-        elif callable(by):
-            by(**keys)
+            seconds = journal_seconds(folder)
         else:
-            job = find(by)
-            job.load_function()(parse(job.load_params(), keys, by))
-    seconds = round(time.perf_counter() - began, 1)
+            if callable(by):
+                by(**keys)
+            else:
+                job = find(by)
+                job.load_function()(parse(job.load_params(), keys, by))
+            seconds = round(time.perf_counter() - began, 1)
     (folder / DONE).write_text(json.dumps({"seconds": seconds, "trained": trained}) + "\n")
+
+
+def journal_seconds(folder: Path) -> float:
+    """How long a training run has taken, all its parts together where it was stopped and went on."""
+    with open(folder / "journal.csv", newline="", encoding="utf-8") as file:
+        return float(list(csv.DictReader(file))[-1]["seconds"])
 
 
 @contextlib.contextmanager
