@@ -15,10 +15,10 @@ RUNTIME_LOCKS := requirements/torch.in requirements/torch.lock requirements/base
 RUNTIME := $(VENV)/runtime-$(shell (echo '$(TORCH_INDEX)'; cat $(RUNTIME_LOCKS)) | cksum | cut -d ' ' -f 1).stamp
 DEV := $(VENV)/dev-$(shell cksum < requirements/dev.lock | cut -d ' ' -f 1).stamp
 
-# Each prints its own report; a new file in benchmarks/ is run too.
-BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/*.py)))
+# Each prints its own report; a new file in benchmarks/ is run too. The learning table takes hours: `make learning`.
+BENCHMARKS := $(filter-out learning,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: help caption test slow checks bench shapes lock clean
+.PHONY: help caption test slow checks bench learning shapes lock clean
 
 help:
 	@echo 'make caption   install, then caption, question and score the embedded example into inference/shapes/'
@@ -26,6 +26,7 @@ help:
 	@echo 'make slow      the tests that take long, and those of which make test makes a tenth of the runs'
 	@echo 'make checks    ruff format, ruff lint, mypy --strict'
 	@echo 'make bench     measure against the way of older tools, a report for each file of benchmarks/'
+	@echo 'make learning  train each model family on small parts and write docs/learning.md; takes hours, goes on where it was'
 	@echo 'make shapes    remake the embedded example: its TSVs, then its model'
 	@echo 'make lock      remake requirements/*.lock from pyproject.toml (needs uv)'
 	@echo 'make clean     remove .venv, inference/shapes/ and caches'
@@ -44,6 +45,9 @@ slow: $(DEV)
 
 bench: $(RUNTIME)
 	for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
+
+learning: $(RUNTIME)
+	$(PY) -m benchmarks.learning
 
 shapes: $(RUNTIME)
 	$(PY) inference.py -p "{'type': 'make_shapes', 'out_dir': 'data/shapes'}"

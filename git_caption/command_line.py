@@ -45,7 +45,7 @@ def _alone(code: int, message: str, show: Callable[[str], None]) -> int:
 
 
 def run(
-    command: Callable[[Sequence[str]], None],
+    command: Callable[[Sequence[str]], object],
     arguments: Sequence[str] | None,
     stopped: str,
     end: Callable[[int, str, Callable[[str], None]], int] = _alone,
@@ -71,7 +71,7 @@ def run(
 
 
 def _outcome(
-    command: Callable[[Sequence[str]], None], arguments: Sequence[str], stopped: str, debug: bool
+    command: Callable[[Sequence[str]], object], arguments: Sequence[str], stopped: str, debug: bool
 ) -> tuple[int, str]:
     """How a command ended: its exit code, and the message of what it raised; the traceback is printed if asked for."""
     try:

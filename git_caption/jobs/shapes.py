@@ -22,7 +22,7 @@ from git_caption.params.shapes import ShapesDataParams, ShapesScoreParams
 from git_caption.shapes.baselines import best_constant_answers, best_constant_caption
 from git_caption.shapes.parser import attribute_accuracy
 from git_caption.shapes.questions import Asked, template_of
-from git_caption.shapes.scenes import Scene, scene_from_json, scene_to_json
+from git_caption.shapes.scenes import MAX_OBJECTS, Scene, scene_from_json, scene_to_json
 from git_caption.shapes.split import Example, Splits
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import (
@@ -43,7 +43,7 @@ COLUMNS = ("captioner", "shuffled images", "no image")
 
 def make(params: ShapesDataParams) -> None:
     """Write both splits as TSVs: pictures, captions, questions (the train split's with answers) and scenes."""
-    splits = Splits(params.seed, params.train, params.test)
+    splits = Splits(params.seed, params.train, params.test, params.max_objects)
     folder = Path(params.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, "test", splits.test_examples(), params.test, with_answers=False)
@@ -170,6 +170,8 @@ def _read_splits(path: Path) -> Splits:
         splits = Splits(**json.loads(path.read_text(encoding="utf-8")))
         if splits.train < 1 or splits.test < 1:
             raise ValueError(f"{splits.train} train and {splits.test} test scenes, expected at least one of each")
+        if not 1 <= splits.max_objects <= MAX_OBJECTS:
+            raise ValueError(f"at most {splits.max_objects} objects a scene, expected 1 to {MAX_OBJECTS}")
         return splits
     except (OSError, ValueError, TypeError) as error:
         raise DataError(

@@ -27,4 +27,5 @@ class ShapesDataParams:
     out_dir: str = key(help="folder to write the TSVs into", kind="output_dir", example="inference/example/shapes")
     train: int = key(20_000, minimum=1, help="scenes of the train split", example=100)
     test: int = key(500, minimum=1, help="scenes of the test split", example=20)
+    max_objects: int = key(3, minimum=1, maximum=3, help="most objects of a scene")
     seed: int = key(0, minimum=0, help="seed of the scenes")

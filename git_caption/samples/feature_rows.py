@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from git_caption.errors import DataError
 from git_caption.samples.features import FeatureCache, Values
 from git_caption.samples.question_rows import QuestionRows, placeholder
@@ -94,3 +96,27 @@ class EncodedSamples:
             return EncodedSample(self.features.values(row, key), texts)
         except DataError as error:
             return Failure(key, str(error), ())
+
+
+class TextSamples:
+    """The rows of a data set with no picture: features of no row in place of pixels. No image is read."""
+
+    NOTHING = np.zeros((0, 0), dtype=np.float32)
+
+    def __init__(self, data: TrainingData) -> None:
+        self.data = data
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that rows come from."""
+        return self.data.inputs
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, row: int, rng: random.Random | None = None) -> EncodedSample | Failure:
+        """The texts of a row, or a Failure without lines; there is nothing for `rng` to change."""
+        try:
+            return EncodedSample(self.NOTHING, self.data.texts(row))
+        except DataError as error:
+            return Failure("", str(error), ())

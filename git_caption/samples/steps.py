@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from git_caption.errors import DataError
 from git_caption.samples.collate import Batch, Collate
-from git_caption.samples.feature_rows import EncodedSample, EncodedSamples
+from git_caption.samples.feature_rows import EncodedSample, EncodedSamples, TextSamples
 from git_caption.samples.sample import Failure
 from git_caption.samples.training_data import TrainingSample, TrainingSamples
 
@@ -56,7 +56,9 @@ class TrainingSteps(Dataset[Step | Exception]):
     Raises DataError if there are fewer pictures than a step takes.
     """
 
-    def __init__(self, samples: TrainingSamples | EncodedSamples, collate: Collate, share: Share, seed: int) -> None:
+    def __init__(
+        self, samples: TrainingSamples | EncodedSamples | TextSamples, collate: Collate, share: Share, seed: int
+    ) -> None:
         self.samples = samples
         self.collate = collate
         self.share = share

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from git_caption.samples.collate import Batch, Collate
-from git_caption.samples.feature_rows import EncodedSamples
+from git_caption.samples.feature_rows import EncodedSamples, TextSamples
 from git_caption.samples.sample import Failure
 from git_caption.samples.steps import Share
 from git_caption.samples.training_data import TrainingSamples
@@ -36,7 +36,12 @@ class ValidationBatches(Dataset[ValidationBatch | Exception]):
     """
 
     def __init__(
-        self, samples: TrainingSamples | EncodedSamples, collate: Collate, share: Share, seed: int, most: int | None
+        self,
+        samples: TrainingSamples | EncodedSamples | TextSamples,
+        collate: Collate,
+        share: Share,
+        seed: int,
+        most: int | None,
     ) -> None:
         """`most`: pictures that are used; None is all. Batches are of like size, of two at least where it can be."""
         self.samples = samples

@@ -74,7 +74,7 @@ def scene_from_json(value: object, where: str) -> Scene:
     return Scene.of(objects)
 
 
-def random_scene(rng: random.Random) -> Scene:
-    """One to three objects (equally likely) in different places, every attribute drawn evenly."""
-    places = rng.sample(PLACES, rng.randint(1, MAX_OBJECTS))
+def random_scene(rng: random.Random, most: int = MAX_OBJECTS) -> Scene:
+    """One to `most` objects (equally likely) in different places, every attribute drawn evenly."""
+    places = rng.sample(PLACES, rng.randint(1, most))
     return Scene.of([Object(rng.choice(SHAPES), rng.choice(COLORS), rng.choice(SIZES), place) for place in places])

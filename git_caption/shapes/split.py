@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from git_caption.shapes.captions import captions
 from git_caption.shapes.questions import Asked, questions
 from git_caption.shapes.render import render, to_jpeg
-from git_caption.shapes.scenes import Scene, random_scene
+from git_caption.shapes.scenes import MAX_OBJECTS, Scene, random_scene
 
 QUESTIONS = 4  # asked about each scene
 
@@ -36,18 +36,22 @@ class Example:
 
 @dataclass(frozen=True)
 class Splits:
-    """`test` different scenes to test on and `train` to train on; no test scene is a train scene."""
+    """`test` different scenes to test on and `train` to train on, of at most `max_objects` objects each.
+
+    No test scene is a train scene.
+    """
 
     seed: int
     train: int
     test: int
+    max_objects: int = MAX_OBJECTS
 
     def test_examples(self) -> list[Example]:
         """The test split."""
         rng = random.Random(f"shapes-test-{self.seed}")
         seen: dict[Scene, None] = {}
         while len(seen) < self.test:
-            seen.setdefault(random_scene(rng))
+            seen.setdefault(random_scene(rng, self.max_objects))
         return [Example(f"shapes-test-{self.seed}-{number:05d}", scene) for number, scene in enumerate(seen)]
 
     def train_examples(self) -> Iterator[Example]:
@@ -56,7 +60,7 @@ class Splits:
         rng = random.Random(f"shapes-train-{self.seed}")
         number = 0
         while number < self.train:
-            scene = random_scene(rng)
+            scene = random_scene(rng, self.max_objects)
             if scene not in held_out:
                 yield Example(f"shapes-train-{self.seed}-{number:05d}", scene)
                 number += 1

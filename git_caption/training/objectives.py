@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import PreTrainedModel
 
 from git_caption.model.clip_text import ClipText
-from git_caption.model.git import GitNetwork, TextBatch
+from git_caption.model.git import IGNORED, GitNetwork, TextBatch, padded
+from git_caption.model.language import context_length
 from git_caption.model.vision import Features, ImageEncoder
 from git_caption.samples.collate import Batch
 
@@ -86,3 +88,37 @@ class ContrastiveObjective(Objective):
         own = torch.arange(len(logits), device=logits.device)
         both = functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)
         return both / 2 * len(logits)
+
+
+class LanguageObjective(Objective):
+    """The negative log-probability of texts by themselves, for a language model that is to meet pictures later.
+
+    The texts about a picture, prompts among them, follow one another as one document, so that the model learns to go
+    by what stands before: a frozen model can follow a prefix only if it has learnt that.
+    """
+
+    def __init__(self, language_model: PreTrainedModel) -> None:
+        super().__init__()
+        self.language_model = language_model
+
+    def count(self, batch: Batch) -> int:
+        """All tokens of the documents; what is past the model's positions is cut."""
+        return sum(len(document) - 1 for document in self._documents(batch))
+
+    def forward(self, seen: Tensor | Features, batch: Batch) -> Tensor:
+        """The sum over all tokens; `seen` is not looked at."""
+        ids, mask = padded(self._documents(batch), self.language_model.device, padding=0)
+        # no attention mask: a causal model does not see the padding to a token's right
+        logits = self.language_model(input_ids=ids[:, :-1], use_cache=False).logits  # [B, T - 1, V]
+        targets = ids.masked_fill(~mask, IGNORED)[:, 1:]
+        return functional.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+
+    def _documents(self, batch: Batch) -> list[list[int]]:
+        """For each picture an end token, as between documents, then its texts."""
+        documents: dict[int, list[int]] = {}
+        for image, prompt, target in zip(batch.images.tolist(), batch.prompt_ids, batch.target_ids, strict=True):
+            documents.setdefault(image, [target[-1]]).extend([*prompt, *target])
+        positions = context_length(self.language_model)
+        return [document[: positions and positions + 1] for document in documents.values()]

@@ -115,6 +115,18 @@ def build_clip(
     return image_encoder.to(device), tower.to(device)
 
 
+def build_language(
+    params: PartsParams, data: TrainingData, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A language model to train by itself, new or from weights, and its tokenizer."""
+    assert params.language_model is not None, "checked with the parameters"
+    tokenizer = build_tokenizer(params, data)
+    model, config = _language_model(params.language_model, tokenizer, device, trained=True)
+    if config.quantization != "none":
+        raise UsageError(f"'language_model': {config.name} is in {config.quantization} and cannot be trained")
+    return model, tokenizer
+
+
 def build_tokenizer(params: PartsParams, data: TrainingData) -> PreTrainedTokenizerBase:
     """The language model's tokenizer, or one trained on all texts of the data where the model is new."""
     if params.language_model is not None and params.language_model.architecture is None:

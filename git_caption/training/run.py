@@ -21,9 +21,10 @@ from git_caption.params.training.validation import ValidationParams
 if TYPE_CHECKING:
     from git_caption.images.reader import ImageReader
     from git_caption.samples.clipcap_pickle import ClipCapPickle
-    from git_caption.samples.feature_rows import EncodedSamples
+    from git_caption.samples.feature_rows import EncodedSamples, TextSamples
     from git_caption.samples.features import FeatureCache
     from git_caption.samples.training_data import TrainingData, TrainingSamples
+    from git_caption.training.summary import Summary
 
 # What of the parameters does not change a number that the run computes.
 INDIFFERENT = (
@@ -42,7 +43,7 @@ INDIFFERENT = (
 NOTED = "training.json"
 
 
-def train(params: TrainingParams) -> None:
+def train(params: TrainingParams) -> Summary:
     """Run one training and write its output directory; on every process of a launcher.
 
     Raises:
@@ -62,14 +63,14 @@ def train(params: TrainingParams) -> None:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with locked(out / "lock", out) if processes.rank() == 0 else nullcontext():
-            _train(params, out)
+            return _train(params, out)
     finally:
         if made and processes.rank() == 0:
             with suppress(OSError):  # not empty: then it holds something of the run
                 out.rmdir()
 
 
-def _train(params: TrainingParams, out: Path) -> None:
+def _train(params: TrainingParams, out: Path) -> Summary:
     from git_caption.training.state import Saves
 
     opened = _opened(params.dataset)
@@ -93,19 +94,20 @@ def _train(params: TrainingParams, out: Path) -> None:
     from git_caption.images.augment import Augmentation
     from git_caption.images.reader import ImageReader
     from git_caption.images.transform import Transform
-    from git_caption.params.model import PromptConfig
+    from git_caption.params.model import PromptConfig, TransformConfig
     from git_caption.samples.collate import Collate
     from git_caption.samples.steps import Share, TrainingSteps
     from git_caption.samples.validation_batches import ValidationBatches
     from git_caption.training import loop, parts, tuning
     from git_caption.training.device import accelerator_of
-    from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, Objective
+    from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, LanguageObjective, Objective
     from git_caption.training.validation import Validation
 
     dataset, optimisation = params.dataset, params.optimisation
     accelerator = accelerator_of(params.computing.device, params.computing.precision)
     device = accelerator.device
     torch.manual_seed(optimisation.seed)
+    language = params.parts.objective == "language"
     built: parts.Parts | None = None
     objective: Objective
     if params.parts.objective == "contrastive":
@@ -113,6 +115,12 @@ def _train(params: TrainingParams, out: Path) -> None:
         objective = ContrastiveObjective(*parts.build_clip(params.parts, tokenizer, device))
         collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
         pixels = parts.transform_config(params.parts)
+    elif language:
+        model, tokenizer = parts.build_language(params.parts, opened.data, device)
+        objective = LanguageObjective(model)
+        prompt = params.parts.prompt or PromptConfig()
+        collate = Collate(tokenizer, prompt, dataset.captions_per_image, dataset.questions_per_image)
+        pixels = TransformConfig()
     else:
         built = parts.build_parts(params, opened.data, device)
         objective = CaptionObjective(built.network)
@@ -129,9 +137,10 @@ def _train(params: TrainingParams, out: Path) -> None:
         if one is not None and one.features is not None:
             assert built is not None, "checked with the parameters"
             parts.check_features(one.features, built, params, one.data)
-    reader = ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
+    seen = Transform(pixels.resolution, pixels.interpolation, pixels.resize)
+    reader = None if language else ImageReader(seen, pixels.exif)
     augmented = reader
-    if dataset.augment != "none":
+    if dataset.augment != "none" and reader is not None:
         augmented = replace(reader, augmentation=Augmentation(flip=dataset.augment == "crop_and_flip"))
     share = Share(optimisation.bs, optimisation.accumulation, accelerator.process_index, accelerator.num_processes)
     validation: Validation | None = None
@@ -152,13 +161,18 @@ def _train(params: TrainingParams, out: Path) -> None:
             _note(params, out)
     summary = run.go()
     if accelerator.is_main_process:
-        if built is None:
-            _save_encoder(objective.get_submodule("image_encoder"), out)
-        else:
+        if built is not None:
             config = tuning.finish(built.network, built.config, params.tuning)
             checkpoint.save(config, built.network, built.tokenizer, out)
+        elif language:
+            _save_language_model(objective.get_submodule("language_model"), tokenizer, out)
+        else:
+            assert params.parts.image_encoder is not None, "checked with the parameters"
+            architecture = params.parts.image_encoder.architecture
+            _save_encoder(objective.get_submodule("image_encoder"), architecture, pixels.resolution, out)
         saves.remove()
         print(f"{summary}\nwrote {out}")
+    return summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,11 +187,13 @@ class _Opened:
         """The files that rows come from."""
         return [*self.data.inputs, *([] if self.features is None else [self.features.path])]
 
-    def samples(self, reader: ImageReader) -> TrainingSamples | EncodedSamples:
-        """The rows as samples: pixels, or the features."""
-        from git_caption.samples.feature_rows import EncodedSamples
+    def samples(self, reader: ImageReader | None) -> TrainingSamples | EncodedSamples | TextSamples:
+        """The rows as samples: pixels, or the features, or without a reader the texts alone."""
+        from git_caption.samples.feature_rows import EncodedSamples, TextSamples
         from git_caption.samples.training_data import TrainingSamples
 
+        if reader is None:
+            return TextSamples(self.data)
         return TrainingSamples(self.data, reader) if self.features is None else EncodedSamples(self.data, self.features)
 
     def is_of(self, other: _Opened) -> bool:
@@ -240,14 +256,31 @@ def _require_no_model(folder: Path) -> None:
             )
 
 
-def _save_encoder(image_encoder: Any, out: Path) -> None:
-    """Write `visual.*` tensors, in the form that `image_encoder.weights` of another run takes."""
+def _save_encoder(image_encoder: Any, architecture: dict[str, Any] | None, resolution: int, out: Path) -> None:
+    """Write `visual.*` tensors, as `image_encoder.weights` of another run takes them.
+
+    An architecture of open_clip's kind is described beside them, so that the file's path alone names the encoder.
+    """
     from safetensors.torch import save
 
+    from git_caption.model.clip_table import DESCRIPTION
     from git_caption.tsv.writer import write_atomically
 
+    if architecture is not None and "vision_cfg" in architecture:
+        vision = {**architecture["vision_cfg"], "image_size": resolution}
+        text = json.dumps({"model_cfg": {**architecture, "vision_cfg": vision}}, indent=2)
+        write_atomically(out / DESCRIPTION, f"{text}\n".encode())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in image_encoder.state_dict().items()}
     write_atomically(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+
+
+def _save_language_model(model: Any, tokenizer: Any, out: Path) -> None:
+    """Write a model folder, as `language_model.name` of another run takes it."""
+    from git_caption.model.folder import quiet
+
+    with quiet():
+        model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 def _say(line: str) -> None:

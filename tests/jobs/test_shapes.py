@@ -180,7 +180,7 @@ def test_splits_without_a_scene_are_refused(tmp_path, split):
         parse(ShapesDataParams, {"out_dir": str(tmp_path), split: 0}, "job")
 
 
-@pytest.mark.parametrize("sizes", [{"train": 0}, {"test": 0}, {"train": "20"}])
+@pytest.mark.parametrize("sizes", [{"train": 0}, {"test": 0}, {"train": "20"}, {"max_objects": 4}])
 def test_splits_of_another_form_are_refused(few, tmp_path, sizes):
     data = _copied(few, tmp_path)
     (data / "split.json").write_text(json.dumps({"seed": 0, "train": 20, "test": 6} | sizes))

@@ -20,6 +20,12 @@ def test_random_scenes_hold_one_to_three_objects_in_different_places():
     assert {item.place for scene in scenes for item in scene.objects} == set(PLACES)
 
 
+def test_splits_may_be_of_smaller_scenes():
+    splits = Splits(seed=0, train=60, test=60, max_objects=2)
+    for examples in (splits.train_examples(), splits.test_examples()):
+        assert {len(example.scene.objects) for example in examples} == {1, 2}
+
+
 def test_a_scene_comes_back_from_its_json():
     scene = Scene.of([Object("star", "red", "small", "center"), Object("cross", "blue", "large", "top right")])
     assert scene_from_json(scene_to_json(scene), "f:1") == scene

@@ -131,6 +131,37 @@ def test_frozen_parts_keep_their_weights_and_are_referred_to(data, tmp_path):
     written = json.loads((out / "config.json").read_text())["image_encoder"]["weights"]
     assert written["id"] == str(weights) and len(written["sha256"]) == 64
 
+    named = tmp_path / "named"
+    encoder = {"name": str(weights), "output": "grid"}
+    assert main(["--config", _config(data, named, image_encoder=encoder, train_image_encoder=False)]) == 0
+    again = load_file(named / "model.safetensors")
+    assert again.keys() == stored.keys() and all(torch.equal(again[name], stored[name]) for name in stored)
+
+
+def test_a_language_model_is_trained_on_texts_alone_and_taken_by_another_run(data, tmp_path, capsys):
+    words = tmp_path / "words"
+    unreadable = tmp_path / "unreadable.img.tsv"
+    with open(data / "train.img.tsv") as rows:
+        unreadable.write_text("".join(f"{line.split(chr(9))[0]}\tnot an image\n" for line in rows))
+    changes = {"objective": "language", "image_tsv": str(unreadable), "train_image_encoder": False, "epochs": 4}
+    no_picture = {"image_encoder": None, "mapper": None, "input_resolution": None}
+    assert main(["--config", _config(data, words, **changes, **no_picture)]) == 0
+    assert _losses(words)[-1] < 0.8 * _losses(words)[0]
+    assert "skipped" not in capsys.readouterr().out
+
+    out = tmp_path / "captioner"
+    keys = {"language_model": {"name": str(words)}, "tune": "mapper", "vocab_size": 257}
+    assert main(["--config", _config(data, out, **keys)]) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert config["language_model"]["weights"]["id"] == str(words)
+    assert load_tokenizer(out / "tokenizer").get_vocab() == load_tokenizer(words).get_vocab()
+    assert not any(name.startswith("language_model.") for name in load_file(out / "model.safetensors"))
+
+    assert main(["--config", _config(data, words, **changes)]) == 2
+    error = capsys.readouterr().err
+    for name in ("image_encoder", "mapper", "input_resolution"):
+        assert f"'{name}': objective language looks at no picture: leave it out" in error
+
 
 def _losses(folder) -> list[float]:
     with open(folder / "journal.csv", newline="") as file:

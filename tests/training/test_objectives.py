@@ -1,5 +1,6 @@
 """The losses, against ones computed text by text and pair by pair."""
 
+import itertools
 import math
 import random
 
@@ -11,7 +12,7 @@ from git_caption.model.clip_text import ClipText
 from git_caption.model.vision import Features
 from git_caption.samples.collate import Batch
 from git_caption.text.tokenizer import encode_target, train_bpe
-from git_caption.training.objectives import CaptionObjective, ContrastiveObjective
+from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, LanguageObjective
 from tests.small_network import SETTINGS, TEXTS, VOCABULARY, network
 
 
@@ -59,6 +60,29 @@ def test_the_caption_loss_is_the_mean_over_all_target_tokens_their_end_among_the
     assert loss.item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     without_ends = (sum(losses) - sum(ends)) / (len(losses) - len(ends))
     assert abs(loss.item() - without_ends) > 0.01
+
+
+@pytest.mark.parametrize("family", SETTINGS)
+def test_the_language_loss_is_the_mean_over_the_texts_of_each_picture_one_after_another(family, tokenizer):
+    model, batch = network(family, tokenizer, seed=3).language_model, _batch(tokenizer)
+    model.config.max_position_embeddings = positions = 30
+    end = tokenizer.eos_token_id
+    texts = [p + t for p, t in zip(batch.prompt_ids, batch.target_ids, strict=True)]
+    documents = [[end, *itertools.chain(*texts[first:last])] for first, last in ((0, 3), (3, 5), (5, 9))]
+    assert max(map(len, documents)) > positions + 1 > min(map(len, documents))
+    documents = [document[: positions + 1] for document in documents]  # the last token is read, not met
+
+    objective = LanguageObjective(model)
+    nothing = Features(torch.zeros(3, 0, 0), torch.ones(3, 0, dtype=torch.bool))
+    loss = objective(nothing, batch) / objective.count(batch)
+
+    losses = []
+    for document in documents:
+        for place in range(1, len(document)):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([document[:place]])).logits[0, -1]
+            losses.append(-logits.log_softmax(0)[document[place]].item())
+    assert loss.item() == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
 def test_the_contrastive_loss_is_the_mean_cross_entropy_of_rows_and_columns():

@@ -37,9 +37,10 @@ class ClipTextConfig:
 class PartsParams:
     """A checkpoint to go on from, or parts to put together."""
 
-    objective: Literal["caption", "contrastive"] = key(
+    objective: Literal["caption", "contrastive", "language"] = key(
         "caption",
-        help="caption: captions and answers by the language model; contrastive: an image encoder from nothing, as CLIP",
+        help="caption: captions and answers by the language model; contrastive: an image encoder from nothing, as "
+        "CLIP; language: a language model on the texts alone",
     )
     init_from: str | None = key(
         None,
@@ -75,7 +76,9 @@ class PartsParams:
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Parts that are missing, given twice or do not go together, as (keys concerned, message)."""
-        if self.init_from is not None:
+        if self.objective == "language":
+            yield from self._check_language()
+        elif self.init_from is not None:
             brought = ["mapper", "input_resolution"]
             if not os.path.isfile(self.init_from):
                 brought += ["image_encoder", "language_model"]
@@ -95,3 +98,13 @@ class PartsParams:
         if self.language_model and self.language_model.architecture is not None and self.language_model.weights:
             message = "'language_model': 'architecture' makes a new one and 'weights' names one: leave one of them out"
             yield ("language_model",), message
+
+    def _check_language(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if self.language_model is None:
+            yield ("language_model",), "missing key 'language_model': what objective language trains"
+        elif self.language_model.quantization != "none":
+            message = "'language_model': in 8 or 4 bits it cannot be trained, and objective language trains it"
+            yield ("language_model", "objective"), message
+        for name in ("init_from", "image_encoder", "mapper", "input_resolution"):
+            if getattr(self, name) is not None:
+                yield ("objective", name), f"{name!r}: objective language looks at no picture: leave it out"

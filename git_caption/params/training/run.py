@@ -41,7 +41,9 @@ class TrainingParams:
         if not tuning.mapper_trained and self.parts.init_from is None and self.parts.objective == "caption":
             message = "a new mapper is random and has to be trained: set 'train_mapper', or go on from 'init_from'"
             yield ("train_mapper", "tune", "init_from"), message
-        if self.dataset.stored and (self.tuning.train_image_encoder or self.parts.objective == "contrastive"):
+        if self.dataset.stored and self.parts.objective == "language":
+            yield ("features", "objective"), "'features': objective language looks at no picture: leave them out"
+        elif self.dataset.stored and (self.tuning.train_image_encoder or self.parts.objective == "contrastive"):
             yield (
                 ("features", "train_image_encoder", "objective"),
                 "'features': the image encoder is trained, so that its features change: leave one of the two out",
