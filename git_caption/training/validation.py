@@ -120,10 +120,7 @@ class Validation:
 
     def due(self, step: int, per_epoch: int, last: bool) -> bool:
         """Whether there is still to be a validation after this step."""
-        every = self.params.validation.validate_every
-        if step <= self.best.latest:
-            return False
-        return last or step % per_epoch == 0 or (every is not None and step % every == 0)
+        return step > self.best.latest and (last or self.params.validation.falls_on(step, per_epoch))
 
     @property
     def over(self) -> bool:

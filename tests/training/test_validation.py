@@ -19,6 +19,7 @@ from git_caption.model.git import TextBatch
 from git_caption.params.schema import faults
 from git_caption.params.shapes import ShapesDataParams
 from git_caption.params.training.run import TrainingParams
+from git_caption.params.training.validation import ValidationParams
 from git_caption.text.tokenizer import encode_target
 from git_caption.training import trackers
 from git_caption.training.best import Best
@@ -160,6 +161,15 @@ def test_captions_that_do_not_tell_pictures_apart_and_losses_that_do_not_look_ar
     assert "only 3 different captions for 30 pictures" in bad.notes[1]
     alike = together([share(["a cat"] * 30, ["a cat"] * 30, (20.0, 30.0))])
     assert alike.notes == ()  # the references are no different
+
+
+@pytest.mark.parametrize(
+    ("every", "per_epoch", "steps"),
+    [(None, 4, [4, 8, 12]), (3, 4, [3, 4, 6, 8, 9, 12]), (5, 4, [5, 10]), (5, 1, [5, 10])],
+)
+def test_validations_fall_on_epochs_and_on_every_so_many_steps(every, per_epoch, steps):
+    params = ValidationParams(val_split="val", validate_every=every)
+    assert [step for step in range(1, 13) if params.falls_on(step, per_epoch)] == steps
 
 
 def test_the_best_is_kept_until_a_better_one():

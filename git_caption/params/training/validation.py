@@ -29,7 +29,9 @@ class ValidationParams:
         1000, minimum=1, help="pictures of the validation set that are used, chosen by the seed; None: all"
     )
     validate_every: int | None = key(
-        None, minimum=1, help="steps between two validations; there is one after each epoch and after the last step too"
+        None,
+        minimum=1,
+        help="steps between two validations; there is one after the last step, and after each epoch of so many",
     )
     best_by: Literal["loss", "cider"] = key(
         "loss", help="which validation was the best: its weights are those that the run leaves"
@@ -60,6 +62,14 @@ class ValidationParams:
     def asked(self) -> bool:
         """Whether there is a validation set."""
         return any(getattr(self, name) is not None for name in SETS)
+
+    def falls_on(self, step: int, per_epoch: int) -> bool:
+        """Whether there is a validation after this step of a run that goes on.
+
+        Epochs shorter than `validate_every` have none of their own: a few pictures would be validated at each step.
+        """
+        every = self.validate_every or per_epoch
+        return step % every == 0 or (step % per_epoch == 0 and per_epoch >= every)
 
     def dataset(self, trained: DatasetParams) -> DatasetParams | None:
         """The validation set, told as a data set to train on is; None where there is none.
