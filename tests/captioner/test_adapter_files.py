@@ -71,7 +71,7 @@ def test_peft_itself_reads_the_adapter(family, published, tmp_path):
     own = AutoModelForCausalLM.from_pretrained(published(family), dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(own, tmp_path / "adapter").eval()
 
-    torch.testing.assert_close(theirs(IDS).logits, captioner.network.language_model(IDS).logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(theirs(IDS).logits, captioner.network.language_model(IDS).logits, atol=1e-5, rtol=0)
     assert "/" not in (tmp_path / "adapter" / "adapter_config.json").read_text()
 
 

@@ -25,6 +25,7 @@ FAMILY = pytest.mark.parametrize("family", FAMILIES)
 BITS = pytest.mark.parametrize("bits", ["8bit", "4bit"])
 LAYERS = {"8bit": "Linear8bitLt", "4bit": "Linear4bit"}
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
+CLOSE = {"atol": 1e-5, "rtol": 0}  # the activation of ours is computed in one pass; quantized twice they are 1e-2 off
 
 
 def logprobs(captioner: Captioner) -> torch.Tensor:
@@ -61,7 +62,8 @@ def test_a_checkpoint_in_full_precision_is_quantized_once(family, bits, publishe
 
     loaded = Captioner.load(tmp_path, device="cpu", quantization=bits)
 
-    assert torch.equal(loaded.network.language_model(IDS).logits, transformers_own(published(family), bits)(IDS).logits)
+    own = transformers_own(published(family), bits)
+    torch.testing.assert_close(loaded.network.language_model(IDS).logits, own(IDS).logits, **CLOSE)
 
 
 @FAMILY
@@ -99,7 +101,7 @@ def test_bits_beside_half_precision_are_kept_too(bits, dtype, published, tmp_pat
 
     own = transformers_own(published("llama3"), bits, getattr(torch, dtype))
     for loaded in (first, second):
-        assert torch.equal(loaded.network.language_model(IDS).logits, own(IDS).logits)
+        torch.testing.assert_close(loaded.network.language_model(IDS).logits, own(IDS).logits, **CLOSE)
 
 
 @FAMILY
@@ -117,7 +119,7 @@ def test_a_folder_saved_in_bits_is_taken_as_what_it_is(family, bits, stored, pub
 
     assert loaded.config.language_model.quantization == bits
     for model in (captioner.network.language_model, loaded.network.language_model):
-        assert torch.equal(model(IDS).logits, own(IDS).logits)
+        torch.testing.assert_close(model(IDS).logits, own(IDS).logits, **CLOSE)
 
 
 @pytest.mark.parametrize("stored", [True, False])
