@@ -66,7 +66,7 @@ class TrainingRun:
         self.transform = transform
         self.accelerator = accelerator
         self.saves = saves
-        self.say = say if accelerator.is_main_process else _say_nothing
+        self.say = say
         self.steps = max(1, round(params.optimisation.epochs * batches.per_epoch))
         # with channels last, convolutions on a CPU take half the time
         objective.to(memory_format=torch.channels_last)
@@ -333,7 +333,3 @@ def _next(loader: Iterator[Step | Exception]) -> Step:
     if isinstance(found, Exception):
         raise found
     return found
-
-
-def _say_nothing(_: str) -> None:
-    """On all processes but the first."""

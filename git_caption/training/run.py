@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,10 @@ from typing import TYPE_CHECKING, Any
 from git_caption import processes
 from git_caption.errors import UsageError
 from git_caption.params.schema import to_dict
-from git_caption.params.training.dataset import DatasetParams
 from git_caption.params.training.run import TrainingParams
 from git_caption.params.training.validation import ValidationParams
 
 if TYPE_CHECKING:
-    from git_caption.images.reader import ImageReader
-    from git_caption.samples.clipcap_pickle import ClipCapPickle
-    from git_caption.samples.feature_rows import EncodedSamples, TextSamples
-    from git_caption.samples.features import FeatureCache
-    from git_caption.samples.training_data import TrainingData, TrainingSamples
     from git_caption.training.summary import Summary
 
 # What of the parameters does not change a number that the run computes.
@@ -71,17 +65,17 @@ def train(params: TrainingParams) -> Summary:
 
 
 def _train(params: TrainingParams, out: Path) -> Summary:
+    from git_caption.training.opened import open_set
     from git_caption.training.state import Saves
 
-    opened = _opened(params.dataset)
-    files = opened.files
+    say = _say if processes.rank() == 0 else _say_nothing
+    opened = open_set(params.dataset, say)
+    files, validated = opened.files, None
     if (validated_on := params.validation.dataset(params.dataset)) is not None:
-        validated = _opened(validated_on)
+        validated = open_set(validated_on, say)
         files += validated.files
-        if validated.is_of(opened) and processes.rank() == 0:
-            _say("warning: the validation set is what is trained on; 'val_split' and 'val_data' name another")
-    else:
-        validated = None
+        if validated.is_of(opened):
+            say("warning: the validation set is what is trained on; 'val_split' and 'val_data' name another")
     saves = Saves(out, _settings(params, files), params.saving.keep)
     if params.saving.resume == "none" and processes.rank() == 0:
         saves.remove()
@@ -89,136 +83,47 @@ def _train(params: TrainingParams, out: Path) -> Summary:
         _require_no_model(out)
     import torch
 
-    from git_caption.captioner import checkpoint
-    from git_caption.captioner.captioner import Captioner
     from git_caption.images.augment import Augmentation
-    from git_caption.images.reader import ImageReader
-    from git_caption.images.transform import Transform
-    from git_caption.params.model import PromptConfig, TransformConfig
-    from git_caption.samples.collate import Collate
+    from git_caption.params.model import TransformConfig
     from git_caption.samples.steps import Share, TrainingSteps
     from git_caption.samples.validation_batches import ValidationBatches
-    from git_caption.training import loop, parts, tuning
+    from git_caption.training import goals, loop, parts
     from git_caption.training.device import accelerator_of
-    from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, LanguageObjective, Objective
     from git_caption.training.validation import Validation
 
     dataset, optimisation = params.dataset, params.optimisation
     accelerator = accelerator_of(params.computing.device, params.computing.precision)
-    device = accelerator.device
     torch.manual_seed(optimisation.seed)
-    language = params.parts.objective == "language"
-    built: parts.Parts | None = None
-    objective: Objective
-    if params.parts.objective == "contrastive":
-        tokenizer = parts.build_tokenizer(params.parts, opened.data)
-        objective = ContrastiveObjective(*parts.build_clip(params.parts, tokenizer, device))
-        collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
-        pixels = parts.transform_config(params.parts)
-    elif language:
-        model, tokenizer = parts.build_language(params.parts, opened.data, device)
-        objective = LanguageObjective(model)
-        prompt = params.parts.prompt or PromptConfig()
-        collate = Collate(tokenizer, prompt, dataset.captions_per_image, dataset.questions_per_image)
-        pixels = TransformConfig()
-    else:
-        built = parts.build_parts(params, opened.data, device)
-        objective = CaptionObjective(built.network)
-        collate = Collate(
-            built.tokenizer,
-            built.config.prompt,
-            dataset.captions_per_image,
-            dataset.questions_per_image,
-            dataset.max_caption_tokens,
-            built.room,
-        )
-        pixels = built.config.transform
+    goal = goals.goal_of(params, opened.data, accelerator.device)
     for one in (opened, validated):
         if one is not None and one.features is not None:
-            assert built is not None, "checked with the parameters"
-            parts.check_features(one.features, built, params, one.data)
-    seen = Transform(pixels.resolution, pixels.interpolation, pixels.resize)
-    reader = None if language else ImageReader(seen, pixels.exif)
-    augmented = reader
+            assert goal.built is not None, "checked with the parameters"
+            parts.check_features(one.features, goal.built, params, one.data)
+    reader = augmented = goal.reader
     if dataset.augment != "none" and reader is not None:
         augmented = replace(reader, augmentation=Augmentation(flip=dataset.augment == "crop_and_flip"))
     share = Share(optimisation.bs, optimisation.accumulation, accelerator.process_index, accelerator.num_processes)
+    pixels = goal.pixels or TransformConfig()
     validation: Validation | None = None
     if validated is not None:
         most = params.validation.val_images
-        batches = ValidationBatches(validated.samples(reader), collate, share, optimisation.seed, most)
-        captioner = None if built is None else Captioner(built.config, built.network, built.tokenizer)
-        validation = Validation(objective, batches, captioner, params, pixels, accelerator)
-    steps = TrainingSteps(opened.samples(augmented), collate, share, optimisation.seed)
-    run = loop.TrainingRun(objective, steps, params, pixels, accelerator, saves, _say, validation)
-    if accelerator.is_main_process:
-        if optimisation.warmup_steps >= run.steps:
-            _say(
-                f"the learning rate rises for {optimisation.warmup_steps} steps and the run has {run.steps}: it does "
-                "not reach lr; lower --warmup_steps"
-            )
-        if not saves.steps():
-            _note(params, out)
+        batches = ValidationBatches(validated.samples(reader), goal.collate, share, optimisation.seed, most)
+        validation = Validation(goal.objective, batches, goal.captioner, params, pixels, accelerator)
+    steps = TrainingSteps(opened.samples(augmented), goal.collate, share, optimisation.seed)
+    run = loop.TrainingRun(goal.objective, steps, params, pixels, accelerator, saves, say, validation)
+    if optimisation.warmup_steps >= run.steps:
+        say(
+            f"the learning rate rises for {optimisation.warmup_steps} steps and the run has {run.steps}: it does "
+            "not reach lr; lower --warmup_steps"
+        )
+    if accelerator.is_main_process and not saves.steps():
+        _note(params, out)
     summary = run.go()
     if accelerator.is_main_process:
-        if built is not None:
-            config = tuning.finish(built.network, built.config, params.tuning)
-            checkpoint.save(config, built.network, built.tokenizer, out)
-        elif language:
-            _save_language_model(objective.get_submodule("language_model"), tokenizer, out)
-        else:
-            assert params.parts.image_encoder is not None, "checked with the parameters"
-            architecture = params.parts.image_encoder.architecture
-            _save_encoder(objective.get_submodule("image_encoder"), architecture, pixels.resolution, out)
+        goal.save(out)
         saves.remove()
         print(f"{summary}\nwrote {out}")
     return summary
-
-
-@dataclass(frozen=True, eq=False)
-class _Opened:
-    """A data set, and the features that stand for its pictures; a pickle of ClipCap's is both."""
-
-    data: TrainingData
-    features: FeatureCache | ClipCapPickle | None
-
-    @property
-    def files(self) -> list[Path]:
-        """The files that rows come from."""
-        return [*self.data.inputs, *([] if self.features is None else [self.features.path])]
-
-    def samples(self, reader: ImageReader | None) -> TrainingSamples | EncodedSamples | TextSamples:
-        """The rows as samples: pixels, or the features, or without a reader the texts alone."""
-        from git_caption.samples.feature_rows import EncodedSamples, TextSamples
-        from git_caption.samples.training_data import TrainingSamples
-
-        if reader is None:
-            return TextSamples(self.data)
-        return TrainingSamples(self.data, reader) if self.features is None else EncodedSamples(self.data, self.features)
-
-    def is_of(self, other: _Opened) -> bool:
-        """Whether the rows are those of another data set."""
-        own, others = self.data, other.data
-        return (own.inputs, len(own), own.where(0)) == (others.inputs, len(others), others.where(0))
-
-
-def _opened(params: DatasetParams) -> _Opened:
-    from git_caption.samples.clipcap_pickle import ClipCapPickle
-    from git_caption.samples.features import FeatureCache
-    from git_caption.samples.open_data import open_data
-    from git_caption.samples.training_tsv import TrainingTsv
-
-    if params.pickled and params.data is not None:
-        pickled = ClipCapPickle(params.data)
-        return _Opened(pickled, pickled)
-    features = FeatureCache(params.features) if params.stored and params.features else None
-    if params.features and features is None and processes.rank() == 0:
-        _say(f"'augment' is {params.augment!r}: the pictures are read, and the features in {params.features} not used")
-    if params.image_tsv is not None and params.caption_tsv is not None:
-        return _Opened(TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv), features)
-    assert params.data is not None, "checked with the parameters"
-    columns = {"image_column": params.image_column, "caption_column": params.caption_column}
-    return _Opened(open_data(params.data, split=params.split, **columns), features)
 
 
 def _settings(params: TrainingParams, inputs: Sequence[Path]) -> dict[str, Any]:
@@ -256,36 +161,13 @@ def _require_no_model(folder: Path) -> None:
             )
 
 
-def _save_encoder(image_encoder: Any, architecture: dict[str, Any] | None, resolution: int, out: Path) -> None:
-    """Write `visual.*` tensors, as `image_encoder.weights` of another run takes them.
-
-    An architecture of open_clip's kind is described beside them, so that the file's path alone names the encoder.
-    """
-    from safetensors.torch import save
-
-    from git_caption.model.clip_table import DESCRIPTION
-    from git_caption.tsv.writer import write_atomically
-
-    if architecture is not None and "vision_cfg" in architecture:
-        vision = {**architecture["vision_cfg"], "image_size": resolution}
-        text = json.dumps({"model_cfg": {**architecture, "vision_cfg": vision}}, indent=2)
-        write_atomically(out / DESCRIPTION, f"{text}\n".encode())
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in image_encoder.state_dict().items()}
-    write_atomically(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-
-
-def _save_language_model(model: Any, tokenizer: Any, out: Path) -> None:
-    """Write a model folder, as `language_model.name` of another run takes it."""
-    from git_caption.model.folder import quiet
-
-    with quiet():
-        model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-
-
 def _say(line: str) -> None:
     """A line of progress, above the progress bar, at once also where output goes to a file."""
     from tqdm import tqdm
 
     tqdm.write(line)
     sys.stdout.flush()
+
+
+def _say_nothing(_: str) -> None:
+    """On all processes but the first."""

@@ -40,5 +40,7 @@ class ComputingParams:
     gradient_checkpointing: bool = key(
         False, help="compute the language model's blocks again for their gradients: less memory, a third more time"
     )
-    compile: bool = key(False, help="compile the network by torch.compile: faster steps after some minutes")
+    compile: bool = key(
+        False, help="compile the network by torch.compile; texts are then padded, not packed: measure whether it pays"
+    )
     num_workers: int = key(1, minimum=0, help="processes that read and decode")

@@ -1,0 +1,134 @@
+"""What a run trains for: the objective with its parts, how batches are made for it, and what is left at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save
+from transformers import PreTrainedModel
+
+from git_caption.captioner import checkpoint
+from git_caption.captioner.captioner import Captioner
+from git_caption.images.reader import ImageReader
+from git_caption.images.transform import Transform
+from git_caption.model.clip_table import DESCRIPTION
+from git_caption.model.folder import quiet
+from git_caption.model.vision import ImageEncoder
+from git_caption.params.model import PromptConfig, TransformConfig
+from git_caption.params.training.run import TrainingParams
+from git_caption.params.training.tuning import TuningParams
+from git_caption.samples.collate import Collate
+from git_caption.samples.training_data import TrainingData
+from git_caption.training import parts, tuning
+from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, LanguageObjective, Objective
+from git_caption.tsv.writer import write_atomically
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """What a run trains for.
+
+    Attributes:
+        objective: the loss, with what is trained.
+        collate: makes its batches.
+        save: writes what was trained into a folder.
+        pixels: from picture to pixels; None where no picture is looked at.
+        built: the parts of a captioner; None where it is none.
+    """
+
+    objective: Objective
+    collate: Collate
+    save: Callable[[Path], None]
+    pixels: TransformConfig | None = None
+    built: parts.Parts | None = None
+
+    @property
+    def reader(self) -> ImageReader | None:
+        """From an image file to pixels."""
+        if (pixels := self.pixels) is None:
+            return None
+        return ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
+
+    @property
+    def captioner(self) -> Captioner | None:
+        """The captioner in its present state."""
+        built = self.built
+        return None if built is None else Captioner(built.config, built.network, built.tokenizer)
+
+
+def goal_of(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:
+    """The goal that `objective` names, its parts on `device`. Raises as `parts` does."""
+    match params.parts.objective:
+        case "contrastive":
+            return _contrastive(params, data, device)
+        case "language":
+            return _language(params, data, device)
+        case _:
+            return _caption(params, data, device)
+
+
+def _caption(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:
+    built = parts.build_parts(params, data, device)
+    dataset = params.dataset
+    collate = Collate(
+        built.tokenizer,
+        built.config.prompt,
+        dataset.captions_per_image,
+        dataset.questions_per_image,
+        dataset.max_caption_tokens,
+        built.room,
+    )
+    save_it = partial(_save_captioner, built, params.tuning)
+    return Goal(CaptionObjective(built.network), collate, save_it, built.config.transform, built)
+
+
+def _contrastive(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:
+    assert params.parts.image_encoder is not None, "checked with the parameters"
+    tokenizer = parts.build_tokenizer(params.parts, data)
+    image_encoder, clip_text = parts.build_clip(params.parts, tokenizer, device)
+    pixels = parts.transform_config(params.parts)
+    save_it = partial(_save_encoder, image_encoder, params.parts.image_encoder.architecture, pixels.resolution)
+    collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
+    return Goal(ContrastiveObjective(image_encoder, clip_text), collate, save_it, pixels)
+
+
+def _language(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:
+    model, tokenizer = parts.build_language(params.parts, data, device)
+    dataset = params.dataset
+    prompt = params.parts.prompt or PromptConfig()
+    collate = Collate(tokenizer, prompt, dataset.captions_per_image, dataset.questions_per_image)
+    return Goal(LanguageObjective(model), collate, partial(_save_language_model, model, tokenizer))
+
+
+def _save_captioner(built: parts.Parts, params: TuningParams, out: Path) -> None:
+    config = tuning.finish(built.network, built.config, params)
+    checkpoint.save(config, built.network, built.tokenizer, out)
+
+
+def _save_encoder(image_encoder: ImageEncoder, architecture: dict[str, Any] | None, resolution: int, out: Path) -> None:
+    """Write `visual.*` tensors, as `image_encoder.weights` of another run takes them.
+
+    An architecture of open_clip's kind is described beside them, so that the file's path alone names the encoder.
+    """
+    if architecture is not None and "vision_cfg" in architecture:
+        vision = {**architecture["vision_cfg"], "image_size": resolution}
+        text = json.dumps({"model_cfg": {**architecture, "vision_cfg": vision}}, indent=2)
+        write_atomically(out / DESCRIPTION, f"{text}\n".encode())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in image_encoder.state_dict().items()}
+    write_atomically(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+
+
+def _save_language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write a model folder, as `language_model.name` of another run takes it."""
+    with quiet():
+        model.save_pretrained(out)
+    tokenizer.save_pretrained(out)

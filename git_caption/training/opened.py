@@ -1,0 +1,55 @@
+"""The data of a run, opened: the rows, and the features that may stand for their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from git_caption.images.reader import ImageReader
+from git_caption.params.training.dataset import DatasetParams
+from git_caption.samples.clipcap_pickle import ClipCapPickle
+from git_caption.samples.feature_rows import EncodedSamples, TextSamples
+from git_caption.samples.features import FeatureCache
+from git_caption.samples.open_data import open_data
+from git_caption.samples.training_data import TrainingData, TrainingSamples
+from git_caption.samples.training_tsv import TrainingTsv
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A data set, and the features that stand for its pictures; a pickle of ClipCap's is both."""
+
+    data: TrainingData
+    features: FeatureCache | ClipCapPickle | None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that rows come from."""
+        return [*self.data.inputs, *([] if self.features is None else [self.features.path])]
+
+    def samples(self, reader: ImageReader | None) -> TrainingSamples | EncodedSamples | TextSamples:
+        """The rows as samples: pixels, or the features, or without a reader the texts alone."""
+        if reader is None:
+            return TextSamples(self.data)
+        return TrainingSamples(self.data, reader) if self.features is None else EncodedSamples(self.data, self.features)
+
+    def is_of(self, other: Opened) -> bool:
+        """Whether the rows are those of another data set."""
+        own, others = self.data, other.data
+        return (own.inputs, len(own), own.where(0)) == (others.inputs, len(others), others.where(0))
+
+
+def open_set(params: DatasetParams, say: Callable[[str], None]) -> Opened:
+    """Open the data set that `params` tell. `say` is given a line where its features are not used."""
+    if params.pickled and params.data is not None:
+        pickled = ClipCapPickle(params.data)
+        return Opened(pickled, pickled)
+    features = FeatureCache(params.features) if params.stored and params.features else None
+    if params.features and features is None:
+        say(f"'augment' is {params.augment!r}: the pictures are read, and the features in {params.features} not used")
+    if params.image_tsv is not None and params.caption_tsv is not None:
+        return Opened(TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv), features)
+    assert params.data is not None, "checked with the parameters"
+    columns = {"image_column": params.image_column, "caption_column": params.caption_column}
+    return Opened(open_data(params.data, split=params.split, **columns), features)
