@@ -197,7 +197,7 @@ def test_an_id_is_looked_for_on_the_hub(monkeypatch):
 def test_the_embedded_example_is_found():
     from pathlib import Path
 
-    data = open_data(Path(__file__).parents[2] / "data" / "shapes")
+    data = open_data(Path(__file__).parents[2] / "data" / "shapes", split="test")
     assert (len(data), len(data.texts(0).captions), data.texts(0).questions) == (500, 5, ())
 
 
