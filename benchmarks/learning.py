@@ -56,7 +56,7 @@ center.": captions of any other form count as wrong.
 *attributes*: share (%) of shapes, colours, sizes and places that captions state rightly, by the strict parser.
 *answers*: share (%) of questions answered rightly. Beside both stand the same with each picture replaced by another
 (*shuffled*) and those of the best constant caption or answer (*no image*). *seconds*: of training and scoring, with
-so many *threads*. *memory*: peak of the process.
+so many *threads*, by the wall clock: beside other work they are more. *memory*: peak of the process.
 """
 
 
