@@ -16,8 +16,8 @@ FAMILIES = {
 }
 LINEAR_NORM = {"type": "linearLn"}
 MLP = {"type": "mlp", "prefix_length": 10}
-FROZEN = {"epochs": 4, "lr": 2e-3}  # a mapper alone has longer to go
-TRANSFORMER = {"type": "transformer", "prefix_length": 10, "clip_length": 10, "layers": 2, "heads": 4}
+FROZEN = {"epochs": 5, "lr": 2e-3}  # a mapper alone has longer to go
+TRANSFORMER = {"type": "transformer", "prefix_length": 20, "clip_length": 20, "layers": 2, "heads": 4}
 
 
 @dataclass(frozen=True)
