@@ -38,7 +38,7 @@ caption: $(RUNTIME)
 	$(PY) inference.py -p "{'type': 'evaluate_on_shapes'}"
 
 test: $(DEV)
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 slow: $(DEV)
 	$(PY) -m pytest --slow -m 'slow or runs'

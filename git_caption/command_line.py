@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from git_caption.errors import GitCaptionError, Stopped, UsageError
 
@@ -32,6 +33,18 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--debug", action="store_true", help="add the traceback to an error, and the libraries' messages"
         )
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As argparse does; beside a flag that there is not stands the one most like it."""
+        given, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown[0])}")
+        return given
+
+    def _meant(self, unknown: str) -> str:
+        known = {flag.lstrip("-"): flag for action in self._actions for flag in action.option_strings}
+        close = difflib.get_close_matches(unknown.partition("=")[0].lstrip("-"), known, n=1)
+        return f"; did you mean {known[close[0]]}?" if close else ""
 
     def error(self, message: str) -> NoReturn:
         """A wrong command line as one line, as every other error of ours."""

@@ -347,9 +347,17 @@ def test_debug_adds_the_traceback_and_keeps_the_exit_code(tmp_path, capsys):
     assert printed.startswith("Traceback (most recent call last)") and printed.endswith(line)
 
 
-def test_a_wrong_flag_is_one_line(capsys):
-    assert main(["--epoch", "3"]) == 2
-    assert capsys.readouterr().err == "error: unrecognized arguments: --epoch 3; see --help\n"
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--epoch", "3"], "--epoch 3; did you mean --epochs?; see --help"),
+        (["--mapper.typ=mlp"], "--mapper.typ=mlp; did you mean --mapper.type?; see --help"),
+        (["--nonsense", "3"], "--nonsense 3; see --help"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_with_the_one_most_like_it(arguments, told, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"error: unrecognized arguments: {told}\n"
 
 
 def test_a_bug_of_ours_is_one_line(data, tmp_path, monkeypatch, capsys):
