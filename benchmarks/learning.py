@@ -40,7 +40,7 @@ WANTED = 90.0  # % of attributes that a captioner which has learnt gets right
 Result = dict[str, Any]
 COLUMNS = (
     *("parts", "trained", "attributes", "shuffled", "no image", "answers", "shuffled", "no image", "CIDEr"),
-    *("parameters trained", "seconds", "threads", "memory", "seed"),
+    *("parameters trained", "core seconds", "seconds", "threads", "memory", "seed"),
 )
 
 HEADER = """\
@@ -55,8 +55,9 @@ center.": captions of any other form count as wrong.
 
 *attributes*: share (%) of shapes, colours, sizes and places that captions state rightly, by the strict parser.
 *answers*: share (%) of questions answered rightly. Beside both stand the same with each picture replaced by another
-(*shuffled*) and those of the best constant caption or answer (*no image*). *seconds*: of training and scoring, with
-so many *threads*, by the wall clock: beside other work they are more. *memory*: peak of the process.
+(*shuffled*) and those of the best constant caption or answer (*no image*). *core seconds*: processor time of training
+and scoring, since the last start where they were stopped and went on. *seconds*: the same by the wall clock with so
+many *threads*, more where the machine did other work too. *memory*: peak of the process.
 """
 
 
@@ -112,11 +113,13 @@ def measured(keys: Keys, style: int | None, scenes: Path, here: Path) -> Result:
     """
     here.mkdir(parents=True, exist_ok=True)
     trained = here / "trained.json"
+    used = time.process_time()
     with logged(here / "log.txt"):
         if not trained.exists():
             summary = train(parse(TrainingParams, keys, here.name))
-            trained.write_text(json.dumps({**asdict(summary), "seconds": journal_seconds(here)}))
-        began = time.perf_counter()
+            seconds = {"seconds": journal_seconds(here), "core_seconds": time.process_time() - used}
+            trained.write_text(json.dumps({**asdict(summary), **seconds}))
+        began, used = time.perf_counter(), time.process_time()
         scoring = {"model_path": str(here), "data_dir": str(scenes), "out_dir": str(here / "scores")}
         evaluate(parse(ShapesScoreParams, scoring, here.name))
     told = json.loads(trained.read_text())
@@ -130,6 +133,7 @@ def measured(keys: Keys, style: int | None, scenes: Path, here: Path) -> Result:
         "trained": told["trained_parameters"],
         "parameters": told["parameters"],
         "seconds": told["seconds"],
+        "core_seconds": round(told["core_seconds"] + time.process_time() - used, 1),
         "scored_in": round(time.perf_counter() - began, 1),
         "peak_memory": told["peak_memory"],
         "threads": torch.get_num_threads(),
@@ -178,7 +182,8 @@ def _line(row: Row, result: Result) -> tuple[str, ...]:
     parameters = f"{_count(result['trained'])} of {_count(result['parameters'])}"
     seconds = f"{result['seconds'] + result['scored_in']:.0f}"
     memory = f"{result['peak_memory'] / 2**30:.1f} GiB"
-    last = (cider[0], parameters, seconds, str(result["threads"]), memory, str(result["seed"]))
+    used = f"{result['core_seconds']:.0f}" if "core_seconds" in result else "-"  # which were not always noted
+    last = (cider[0], parameters, used, seconds, str(result["threads"]), memory, str(result["seed"]))
     return (row.parts, row.trained, *attributes, *answers, *last)
 
 
