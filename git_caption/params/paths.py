@@ -10,9 +10,9 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 Kind = Literal["input_file", "input_files", "input_dir", "input_path", "model", "data", "output_file", "output_dir"]
-"""input_files: a file, or several in one text with commas. input_path: a file, a folder of images, a glob pattern with a
-match, or a list of files. model: a folder, a file, or the id of a repository. data: the same, or a pattern of tars, whose
-files are looked for when it is opened."""
+"""input_files: a file, or several in one text with commas. input_path: a file, a folder of images, a glob pattern with
+a match, or a list of files. model: a folder, a file, or the id of a repository. data: the same, or a pattern of tars,
+whose files are looked for when it is opened."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar")

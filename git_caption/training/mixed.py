@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from git_caption.errors import UsageError
 from git_caption.params.features import FeatureOrigin
 from git_caption.params.model import (
+    CUSTOM,
     EncoderConfig,
     ImageEncoderConfig,
     MapperConfig,
@@ -16,6 +17,8 @@ from git_caption.params.model import (
     WeightsSource,
 )
 from git_caption.samples.joint_features import JointFeatures, open_features
+
+STORED = "stored"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def stored_sources(files: str) -> Sources:
     origins = [cache.description.origin for cache in features.caches]
     return Sources(
         [_described(origin) for origin in origins],
-        MapperConfig("stored", prefix_length=features.caches[0].tokens),
+        MapperConfig(STORED, prefix_length=features.caches[0].tokens),
         tuple(origin.mapper or "" for origin in origins),
     )
 
@@ -66,7 +69,7 @@ def stored_sources(files: str) -> Sources:
 def _described(origin: FeatureOrigin) -> EncoderConfig:
     """The image encoder whose features became stored prefixes."""
     encoder = ImageEncoderConfig(
-        name=origin.image_encoder,
+        name=STORED if origin.image_encoder == CUSTOM else origin.image_encoder,  # a custom one would be described
         weights=WeightsSource(origin.image_encoder, sha256=origin.weights),
         output=origin.output,
         keep_class_token=origin.keep_class_token,

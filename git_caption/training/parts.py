@@ -107,12 +107,26 @@ def check_features(
         features.check_inputs(data.inputs)
     elif config.image_encoder.output != "pooled":
         raise UsageError(f"{features.path}: holds pooled features; set 'image_encoder.output' to pooled")
-    if features.width != encoder.width:
-        names = ", ".join(repr(one.image_encoder.name) for one in config.encoders)
+    if isinstance(features, JointFeatures):
+        _check_shapes(features, parts)
+    elif features.width != encoder.width:
         raise UsageError(
-            f"{', '.join(map(str, features.files))}: its features have a width of {features.width}, those of image "
-            f"encoder {names} one of {encoder.width}; expected features of that encoder"
+            f"{features.path}: its features have a width of {features.width}, those of image encoder "
+            f"{config.image_encoder.name!r} one of {encoder.width}; expected features of that encoder"
         )
+
+
+def _check_shapes(features: JointFeatures, parts: Parts) -> None:
+    """Raise UsageError where an image encoder, or the language model, is of another width than its stored rows."""
+    mapper = parts.network.mapper
+    assert isinstance(mapper, MixedMapper), "as many encoders as files"
+    for cache, (rows, wide) in zip(features.caches, mapper.shapes, strict=True):
+        if (cache.tokens, cache.width) != (rows, wide):
+            language_model = f" language model {parts.config.language_model.name!r} has a width of {wide}:"
+            raise UsageError(
+                f"{cache.path}: {cache.tokens} rows of width {cache.width};"
+                f"{language_model if parts.config.mixes_stored else ''} expected {rows} of width {wide}"
+            )
 
 
 def build_clip(
