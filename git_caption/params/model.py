@@ -82,11 +82,12 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True)
 class MapperConfig:
-    """The network from features to the language model's width. Widths come from the loaded models."""
+    """The network from features to the language model's width. Widths come from the loaded models.
 
-    type: Literal["linear", "linearLn", "mlp", "transformer", "encoder_layer", "stored"] = key(
-        help="kind of network; stored: none, for prefixes that other captioners made are mixed"
-    )
+    `stored` is none: the prefixes that other captioners made, of `prefix_length` rows, are given and mixed.
+    """
+
+    type: Literal["linear", "linearLn", "mlp", "transformer", "encoder_layer", "stored"] = key(help="kind of network")
     prefix_length: int = key(5, minimum=1, help="rows of the prefix (mlp, transformer)")
     clip_length: int = key(10, minimum=1, help="rows that the features become before the layers (transformer)")
     layers: int = key(8, minimum=1, help="layers (transformer)")
