@@ -61,7 +61,7 @@ def stored_sources(files: str) -> Sources:
     origins = [cache.description.origin for cache in features.caches]
     return Sources(
         [_described(origin) for origin in origins],
-        MapperConfig(STORED, prefix_length=features.caches[0].tokens),
+        MapperConfig("stored", prefix_length=features.caches[0].tokens),
         tuple(origin.mapper or "" for origin in origins),
     )
 

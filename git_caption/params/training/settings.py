@@ -92,7 +92,7 @@ def _preset_name(told: Mapping[str, Any]) -> PresetName | None:
         said = repr(sign) if sign else f"preset {name!r}"
         raise UsageError(
             f"{said}: {PRESETS[name].coming} cannot be trained by this version of git_caption; it trains an image "
-            "encoder, a mapper and a language model, presets git, clipcap, clipcap_opt and instagram"
+            "encoder, a mapper and a language model, presets git, clipcap, clipcap_opt, nice and instagram"
         )
     return name
 
