@@ -69,7 +69,13 @@ class JointFeatures:
                 f"{named}: {len(self.caches)} files, and {whose} has {len(origins)} image encoders: expected a file of "
                 "each"
             )
-        for cache, origin in zip(self.caches, origins, strict=True):
+        for number, (cache, origin) in enumerate(zip(self.caches, origins, strict=True), 1):
+            own = cache.description.origin
+            if own.differences(origin) and not all(own.differences(other) for other in origins):
+                raise UsageError(
+                    f"{cache.path}: file {number} is of {own.image_encoder!r}, and image encoder {number} of {whose} is "
+                    f"{origin.image_encoder!r}: name the files in the order of the image encoders"
+                )
             cache.check_origin(origin, whose)
 
     def check_inputs(self, inputs: Sequence[Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from git_caption.captioner.captioner import Captioner, Features
+from git_caption.errors import DataError, UsageError
 from git_caption.jobs import main as jobs
 from git_caption.jobs.shapes import make
 from git_caption.params.decoding import DecodingParams
@@ -19,14 +21,19 @@ from git_caption.params.model import PromptConfig
 from git_caption.params.shapes import ShapesDataParams
 from git_caption.samples.collate import Collate
 from git_caption.samples.features import FeatureCache
+from git_caption.samples.joint_features import open_features
 from git_caption.samples.training_data import Texts, TrainingSample
 from git_caption.text.tokenizer import load_tokenizer
 from git_caption.training.main import main
+from git_caption.training.mixed import stored_sources
 from git_caption.tsv.file import TsvFile
 from tests import hub_cache, pretrained_models
 from tests.small_captioner import small_captioner
 from tests.written_clip import clip_file
 
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "mixing.yaml"
+TRANSFORMER = ["--mapper.type", "transformer", "--mapper.heads", "2", "--num_layers", "1"]
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}
 VIT = {"image_size": 48, "layers": 1, "width": 64, "patch_size": 16}
 HALVES = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
@@ -134,7 +141,9 @@ def test_the_mixing_alone_is_trained_on_prefixes_that_others_have_stored(data, p
     val = ["--val_image_tsv", str(data / "test.img.tsv"), "--val_caption_tsv", str(data / "test.caption.tsv")]
     val += ["--val_features", stored_prefixes(data, parts, tmp_path, "test")]
     capsys.readouterr()
-    assert run(data, parts, tmp_path / "mixed", "--model_key", "cnn", "--features", features, *val) == 0
+    assert (
+        run(data, parts, tmp_path / "mixed", "--model_key", "cnn", "--features", features, *val, "--epochs", "1") == 0
+    )
     said = capsys.readouterr().out
     assert "preset nice" in said and "; 2 of " in said
 
@@ -158,7 +167,70 @@ def test_the_mixing_alone_is_trained_on_prefixes_that_others_have_stored(data, p
     assert "give 'features'" in capsys.readouterr().err
     other_order = ",".join(reversed(features.split(",")))
     assert job("test_git_inference_single_tsv", features=other_order, **model, **out) == 2
-    assert "not the prefix of" in capsys.readouterr().err
+    assert "name the files in the order of the image encoders" in capsys.readouterr().err
+
+
+def test_the_config_of_this_family_trains(data, parts, tmp_path, capsys):
+    told = ["--config", str(CONFIG), "-iet", names(parts), "--epochs", "0.5"]
+    assert run(data, parts, tmp_path / "out", *told) == 0, capsys.readouterr().err
+    stored = {name.split(".")[0] for name in load_file(tmp_path / "out" / "model.safetensors")}
+    assert stored == {"mapper", "language_model"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, r"file 1 is of '.*vit/.*', and image encoder 1 of this run is '.*resnet/.*': name the files in the order"),
+        ({"output_grid": False}, r"not the features of this run: output 'pooled' there, 'grid' in it"),
+        ({"what": "prefix"}, r"holds prefixes, which the mapper that is trained makes"),
+    ],
+)
+def test_features_of_others_are_refused(changed, message, data, parts, tmp_path, capsys):
+    if "what" in changed:
+        features = stored_prefixes(data, parts, tmp_path)
+    else:
+        features = extracted(data, parts, tmp_path, **changed)
+    order = features if changed else ",".join(reversed(features.split(",")))
+    told = ["-iet", names(parts), *TRANSFORMER, "--mixing", "cnn"]
+    assert run(data, parts, tmp_path / "out", *told, "--features", order) == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_files_of_different_images_and_prefixes_of_different_sizes_are_refused(data, parts, tmp_path):
+    features = extracted(data, parts, tmp_path).split(",")
+    fewer = extracted(data, parts, tmp_path, "test").split(",")
+    with pytest.raises(DataError, match=r"has 4 rows and .* has 16: expected features of the same images"):
+        open_features(f"{features[0]},{fewer[1]}")
+
+    prefixes = stored_prefixes(data, parts, tmp_path).split(",")
+    small_captioner(parts / "language model", "opt", "linear").save(tmp_path / "one row")
+    told = {"model_path": str(tmp_path / "one row"), "image_tsv": str(data / "train.img.tsv"), "what": "prefix"}
+    assert job("extract_features", out=str(tmp_path / "one row.prefixes"), **told) == 0
+    with pytest.raises(
+        UsageError, match=r"3 rows of width 16 in .*, 1 rows of width 16 in .*; expected prefixes of one"
+    ):
+        stored_sources(f"{prefixes[0]},{tmp_path / 'one row.prefixes'}")
+    with pytest.raises(UsageError, match=r"holds features, and where no image encoder is named prefixes are mixed"):
+        stored_sources(f"{features[0]},{features[1]}")
+
+
+def test_a_captioner_takes_as_many_files_as_it_has_encoders(data, parts, tmp_path, capsys):
+    told = ["-iet", names(parts), *TRANSFORMER, "--mixing", "cnn"]
+    assert run(data, parts, tmp_path / "out", *told, "--epochs", "0.5") == 0
+    features = extracted(data, parts, tmp_path).split(",")
+    common = {"out_tsv": str(tmp_path / "out.tsv"), "max_new_tokens": 4}
+    capsys.readouterr()
+    assert job("test_git_inference_single_tsv", model_path=str(tmp_path / "out"), features=features[0], **common) == 2
+    assert "mixes 2 image encoders: expected a file of each" in capsys.readouterr().err
+    model = str(ROOT / "data" / "shapes" / "model")
+    assert job("test_git_inference_single_tsv", model_path=model, features=",".join(features), **common) == 2
+    assert "2 files, and" in capsys.readouterr().err
+    told = {"model_path": str(tmp_path / "out"), "image_tsv": str(data / "test.img.tsv")}
+    assert job("extract_features", out=str(tmp_path / "joint.features"), **told) == 2
+    assert "lie in a file of each" in capsys.readouterr().err
+    assert job("extract_features", out=str(tmp_path / "own.prefixes"), what="prefix", **told) == 0
+    own = {"model_path": str(tmp_path / "out"), "features": str(tmp_path / "own.prefixes")}
+    assert job("test_git_inference_single_tsv", **own, **common) == 0
 
 
 def test_a_text_ends_with_the_text_that_ends_texts(data, parts, tmp_path):
