@@ -73,8 +73,8 @@ class JointFeatures:
             own = cache.description.origin
             if own.differences(origin) and not all(own.differences(other) for other in origins):
                 raise UsageError(
-                    f"{cache.path}: file {number} is of {own.image_encoder!r}, and image encoder {number} of {whose} is "
-                    f"{origin.image_encoder!r}: name the files in the order of the image encoders"
+                    f"{cache.path}: file {number} is of {own.image_encoder!r}, and image encoder {number} of {whose} "
+                    f"is {origin.image_encoder!r}: name the files in the order of the image encoders"
                 )
             cache.check_origin(origin, whose)
 
