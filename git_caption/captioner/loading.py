@@ -190,8 +190,7 @@ def _network(
     encoder, mapper = image_parts(config, encoders, width(language_model))
     frames = config.temporal_positions
     temporal = TemporalEmbedding(frames, encoder.width).to(dtype) if frames else None
-    normalize = config.mapper.normalize and config.mixing is None  # where several are mixed the mapper does it
-    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal, normalize)
+    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal, config.normalizes)
     checkpoint.fill(config, network, tensors, source)
     if stored:  # quantized, or moved, once the weights are in place
         bits = config.language_model.quantization

@@ -196,6 +196,11 @@ class CaptionerConfig:
         return replace(self.transform, mean=(0.0,) * 3, std=(1.0,) * 3)
 
     @property
+    def normalizes(self) -> bool:
+        """Whether features are divided by their norm before the mapper; where several are mixed it does so itself."""
+        return self.mapper.normalize and self.mixing is None
+
+    @property
     def mixes_stored(self) -> bool:
         """Whether prefixes are mixed that other captioners made: then no image is looked at."""
         return self.mixing is not None and bool(self.mixing.mappers)

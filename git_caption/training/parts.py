@@ -213,8 +213,7 @@ def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Pa
         decoding=told.decoding or DecodingParams(),
     )
     image_encoder, mapper = image_parts(config, encoders, width(language_model))
-    normalize = config.mapper.normalize and config.mixing is None  # where several are mixed the mapper does it
-    network = GitNetwork(image_encoder, mapper, language_model, normalize=normalize)
+    network = GitNetwork(image_encoder, mapper, language_model, normalize=config.normalizes)
     return Parts(network.to(device), tokenizer, config)
 
 
