@@ -83,6 +83,7 @@ MIXED = {
     "image_encoder": {"name": "$resnet/model.safetensors,$vit/model.safetensors", "output": "pooled"},
     "features": "$resnet_pooled/train.features,$vit_pooled/train.features",
     "mixing": "hprod",
+    "epochs": 3,
 }
 EIGHT_BITS = {"name": "$llama", "quantization": "8bit"}
 ROWS: dict[str, Row] = {
