@@ -13,6 +13,7 @@ FAMILIES = {
     1: "Prefix, as the GIT tool",
     2: "ClipCap",
     3: "LoRA, head or mapper: from a captioner of one caption style to another",
+    4: "Mixing of several image encoders",
 }
 LINEAR_NORM = {"type": "linearLn"}
 MLP = {"type": "mlp", "prefix_length": 10}
@@ -77,6 +78,13 @@ def restyled(trained: str, *, whole: bool = False, **tuning: Any) -> Row:
     return Row(3, "ResNet grid, linear, GPT-2", trained, keys, whole, COUNTED)
 
 
+MIXED = {
+    **clipcap(MLP, **TRAINED),
+    "image_encoder": {"name": "$resnet/model.safetensors,$vit/model.safetensors", "output": "pooled"},
+    "features": "$resnet_pooled/train.features,$vit_pooled/train.features",
+    "mixing": "hprod",
+    "epochs": 3,
+}
 EIGHT_BITS = {"name": "$llama", "quantization": "8bit"}
 ROWS: dict[str, Row] = {
     "git": Row(1, "ResNet grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", **TRAINED), whole=True),
@@ -112,4 +120,5 @@ ROWS: dict[str, Row] = {
     "head": restyled("head", tune="head"),
     "mapper": restyled("mapper", tune="mapper"),
     "full": restyled("mapper, LM", tune="full"),
+    "mixing": Row(4, "ResNet and ViT pooled, mlp, hprod, GPT-2", "mappers, mixing, LM", MIXED, whole=True),
 }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from git_caption.captioner import checkpoint
-from git_caption.captioner.encoding import encoded_in_batches, preparation
+from git_caption.captioner.encoding import encoded_in_batches, joint_preparation
 from git_caption.captioner.groups import in_groups
 from git_caption.captioner.loading import Dtype, device_of, dtype_of, load, pretrained_folder
 from git_caption.decoding.generate import Generated, Identity, generate
@@ -234,10 +234,12 @@ class Captioner:
         return self.generate(self._features(pixels), prompts, decoding, identities)
 
     def encode(self, pixels: Pixels) -> Features:
-        """The features of uint8[B, 3, R, R] (or of B images of another shape), as the transform gives them."""
+        """The features of uint8[B, 3, R, R] (or of B images of another shape), as `pixels` gives them."""
         with torch.inference_mode():
             given = torch.as_tensor(pixels).to(self.device)
-            return self.network.encode(normalise(given, self.config.transform.mean, self.config.transform.std))
+            config = self.config
+            transform = config.joint_transform if isinstance(config, CaptionerConfig) else config.transform
+            return self.network.encode(normalise(given, transform.mean, transform.std))
 
     def encode_many(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
         """The features of one or more images uint8[3, H, W], `batch_size` of one shape at once, padded where needed."""
@@ -250,9 +252,11 @@ class Captioner:
         [1, F * N, D_v]. Pooled rows are averaged, as the mappers of pooled features take one.
 
         Raises:
-            DataError: more frames than the temporal embedding has positions.
+            DataError: more frames than the temporal embedding has positions, or several image encoders that give grids.
         """
         config, network = self.own_parts()
+        if config.mixing is not None and config.image_encoder.output == "grid" and len(pixels) > 1:
+            raise DataError(f"a video of {len(pixels)} frames: the grids of several image encoders are of one image")
         with torch.inference_mode():
             frames = network.placed_in_time(self.encode(pixels))
         if config.image_encoder.output == "pooled":
@@ -292,7 +296,11 @@ class Captioner:
 
     def decoding(self, params: DecodingParams, task: Task) -> Decoding:
         """Settle how to decode: what was asked for over the checkpoint's values over the defaults."""
-        return resolve(params, self.config.decoding, task)
+        decoding = resolve(params, self.config.decoding, task)
+        end = self.config.prompt.end
+        if not end or decoding.allowed_texts or end in decoding.stop:
+            return decoding
+        return replace(decoding, stop=(*decoding.stop, end))
 
     def caption_prompt(self, prompt: str = "") -> str:
         """The text captions go on from: the one given, else the checkpoint's."""
@@ -308,9 +316,15 @@ class Captioner:
 
     @property
     def transform(self) -> Preparation:
-        """From an RGB picture to pixels, uint8[3, R, R] or of the picture's own shape; needs no torch."""
+        """From an RGB picture to pixels, uint8[3, R, R] or of the picture's own shape; needs no torch.
+
+        Several image encoders see strips uint8[3, 1, S], their pixels one after the other's.
+
+        Raises:
+            UsageError: stored prefixes are mixed, so that no picture is looked at.
+        """
         config, network = self.own_parts()
-        return preparation(config.transform, network.image_encoder)
+        return joint_preparation(config, network.image_encoder)
 
     @property
     def reader(self) -> ImageReader:

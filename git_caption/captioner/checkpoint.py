@@ -21,7 +21,7 @@ from git_caption.captioner.adapter_files import write_adapter
 from git_caption.captioner.repository_files import weight_files
 from git_caption.errors import WeightsError
 from git_caption.params.json_file import read_object
-from git_caption.params.model import CaptionerConfig, WeightsSource
+from git_caption.params.model import CaptionerConfig, ImageEncoderConfig, WeightsSource
 from git_caption.params.schema import read, to_dict
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from git_caption.model.git import GitNetwork
+    from git_caption.model.vision import ImageEncoder
 
 CONFIG, WEIGHTS, TOKENIZER, ADAPTER = "config.json", "model.safetensors", "tokenizer", "adapter"
 WRITING, WRITTEN = ".saving", ".saved"
@@ -148,8 +149,11 @@ def stored_tensors(config: CaptionerConfig, network: GitNetwork) -> Iterator[tup
     modules: dict[str, nn.Module] = {"mapper": network.mapper}
     if network.temporal is not None:
         modules["temporal"] = network.temporal
-    if config.image_encoder.weights is None:
-        modules["image_encoder"] = network.image_encoder
+    modules |= {
+        name: encoder
+        for name, encoder, described in _encoders(config, network)
+        if described.weights is None and not config.mixes_stored
+    }
     if config.language_model.weights is None:
         modules["language_model"] = network.language_model
     tied: dict[Any, tuple[list[str], Tensor]] = {}
@@ -237,11 +241,24 @@ def _completed(config: CaptionerConfig, network: GitNetwork) -> CaptionerConfig:
         if (bits := quantization_of(described)) != "none":
             stored = {**(language_model.architecture or {}), "quantization_config": described["quantization_config"]}
             language_model = replace(language_model, architecture=stored, quantization=bits)
-    image_encoder = config.image_encoder
-    if image_encoder.weights is None and image_encoder.architecture is None:
-        image_encoder = replace(image_encoder, architecture=network.image_encoder.architecture)
+    image_encoders = [
+        replace(described, architecture=encoder.architecture)
+        if described.weights is None and described.architecture is None
+        else described
+        for _, encoder, described in _encoders(config, network)
+    ]
     versions = {name: version(package) for name, package in VERSIONED.items()}
-    return replace(config, image_encoder=image_encoder, language_model=language_model, versions=versions)
+    return replace(config.with_encoders(image_encoders), language_model=language_model, versions=versions)
+
+
+def _encoders(config: CaptionerConfig, network: GitNetwork) -> Iterator[tuple[str, ImageEncoder, ImageEncoderConfig]]:
+    """The image encoders: name among the modules, the tower (of stored prefixes what stands for it), description."""
+    towers = getattr(network.image_encoder, "encoders", None)
+    for number, encoder in enumerate(config.encoders):
+        if towers is None:
+            yield "image_encoder", network.image_encoder, encoder.image_encoder
+        else:
+            yield f"image_encoder.encoders.{number}", towers[number], encoder.image_encoder
 
 
 def _finish_saving(folder: Path) -> None:

@@ -11,11 +11,15 @@ import torch
 
 from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.groups import in_groups
+from git_caption.errors import UsageError
+from git_caption.images.processor import Preparation
 from git_caption.images.reader import ImageReader
+from git_caption.images.strip import Strip
 from git_caption.images.transform import Transform, normalise
+from git_caption.model.mixing import NO_IMAGES, JointEncoder
 from git_caption.model.vision import Features, ImageEncoder, build_image_encoder, encoder_transform
 from git_caption.params.features import FeatureOrigin
-from git_caption.params.model import ImageEncoderConfig, TransformConfig
+from git_caption.params.model import CaptionerConfig, ImageEncoderConfig, TransformConfig
 
 Pixels = Sequence[npt.NDArray[np.uint8]]
 
@@ -84,6 +88,19 @@ def preparation(transform: TransformConfig, encoder: ImageEncoder) -> Transform:
     """From an RGB picture to the pixels that the encoder takes."""
     cell = encoder.cell or 1
     return Transform(transform.resolution, transform.interpolation, transform.resize, transform.longest, cell)
+
+
+def joint_preparation(config: CaptionerConfig, encoder: ImageEncoder) -> Preparation:
+    """From an RGB picture to the pixels that the image encoder of a captioner takes, or all that it mixes.
+
+    Raises UsageError where it mixes stored prefixes.
+    """
+    if config.mixing is None:
+        return preparation(config.transform, encoder)
+    if not isinstance(encoder, JointEncoder):
+        raise UsageError(NO_IMAGES)
+    towers = zip(config.encoders, encoder.towers, strict=True)
+    return Strip(tuple(preparation(described.transform, tower) for described, tower in towers))
 
 
 def encoded_in_batches(encode: Callable[[Any], Features], pixels: Pixels, batch_size: int) -> Features:

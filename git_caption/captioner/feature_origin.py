@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from git_caption.captioner.loading import captioner_folder
 from git_caption.errors import UsageError
 from git_caption.params.features import FeatureOrigin, What
 from git_caption.params.infer import ModelParams
-from git_caption.params.model import CaptionerConfig
+from git_caption.params.model import CaptionerConfig, TransformConfig
 from git_caption.params.schema import to_dict
 
 
@@ -36,6 +37,11 @@ def feature_origin(config: CaptionerConfig, model: ModelParams | None, what: Wha
         WeightsError: the weights cannot be read.
     """
     encoder = config.image_encoder
+    if what == "features" and config.mixing is not None:
+        raise UsageError(
+            "features: those of several image encoders that are mixed lie in a file of each: name one of them, as "
+            f"'image_encoder_type': {encoder.name!r}"
+        )
     if encoder.weights is None:
         weights = _stored_sha256(model, "image_encoder.", encoder.architecture or {})
     else:
@@ -47,8 +53,37 @@ def feature_origin(config: CaptionerConfig, model: ModelParams | None, what: Wha
         output=encoder.output,
         keep_class_token=encoder.keep_class_token or encoder.output == "pooled",
         transform=config.transform,
-        mapper=_stored_sha256(model, "mapper.", to_dict(config.mapper)) if what == "prefix" else None,
+        mapper=_stored_sha256(model, "mapper.", _mapper(config)) if what == "prefix" else None,
     )
+
+
+def feature_origins(config: CaptionerConfig, model: ModelParams | None) -> tuple[FeatureOrigin, ...]:
+    """The origins of what stands for images: the features of each image encoder, or the stored prefixes that are mixed.
+
+    Raises as `feature_origin`.
+    """
+    if config.mixing is None:
+        return (feature_origin(config, model),)
+    alone = [
+        feature_origin(replace(config, image_encoder=one.image_encoder, transform=one.transform, mixing=None), model)
+        for one in config.encoders
+    ]
+    if not config.mixes_stored:
+        return tuple(alone)
+    return tuple(replace(origin, mapper=mapper) for origin, mapper in zip(alone, config.mixing.mappers, strict=True))
+
+
+def pretrained_origin(name: str, transform: TransformConfig) -> FeatureOrigin:
+    """The origin of the prefixes that a pretrained captioner makes: BLIP-2's projected queries. Raises WeightsError."""
+    weights = checkpoint.weights_sha256(captioner_folder(name))
+    return FeatureOrigin(image_encoder=name, weights=weights, output="grid", transform=transform, mapper=weights)
+
+
+def _mapper(config: CaptionerConfig) -> dict[str, Any]:
+    """What the tensors of a mapper do not say."""
+    if config.mixing is None:
+        return to_dict(config.mapper)
+    return {**to_dict(config.mapper), "mixing": to_dict(config.mixing)}
 
 
 def _stored_sha256(model: ModelParams | None, part: str, described: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,13 +18,14 @@ from git_caption.errors import UsageError, WeightsError
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
 from git_caption.model.language import build_language_model, converted, from_stored, width
-from git_caption.model.mapping import build_mapper
+from git_caption.model.mapping import Mapper, build_mapper
+from git_caption.model.mixing import MixedMapper, join, join_stored
 from git_caption.model.pretrained import loader
 from git_caption.model.quantization import Quantization, quantization_of
 from git_caption.model.temporal import TemporalEmbedding
-from git_caption.model.vision import build_image_encoder
+from git_caption.model.vision import ImageEncoder, build_image_encoder
 from git_caption.params.infer import ModelParams
-from git_caption.params.model import CaptionerConfig
+from git_caption.params.model import CaptionerConfig, EncoderConfig
 from git_caption.params.paths import is_hub_id
 from git_caption.text.tokenizer import load_tokenizer
 
@@ -144,8 +146,9 @@ def captioner_folder(path: str) -> Path:
 
 
 def _contradictions(config: CaptionerConfig, folder: Path, model: ModelParams) -> None:
+    names = ",".join(encoder.image_encoder.name for encoder in config.encoders)
     own = {
-        "image_encoder_type": (model.image_encoder_type, config.image_encoder.name),
+        "image_encoder_type": (model.image_encoder_type, names),
         "language_model": (model.language_model, config.language_model.name),
         "mapping_type": (model.mapper, config.mapper.type),
         "output_grid": (model.output_grid, config.image_encoder.output == "grid"),
@@ -170,14 +173,7 @@ def _network(
 ) -> tuple[GitNetwork, list[Path]]:
     """The network of `config` filled with `tensors` and its frozen parts, and where these were found."""
     sources: list[Path] = []
-    weights = config.image_encoder.weights
-    encoder_file = None
-    if weights is not None:
-        encoder_file = hub.resolve_encoder(weights.id, weights.revision)
-        checkpoint.check_source(weights, encoder_file)
-        sources.append(encoder_file)
-    encoder = build_image_encoder(config.image_encoder, encoder_file, config.transform.resolution)
-
+    encoders = [] if config.mixes_stored else [_encoder(encoder, sources) for encoder in config.encoders]
     weights = config.language_model.weights
     stored = weights is None and quantization_of(config.language_model.architecture) == "none"
     if weights is not None:
@@ -191,11 +187,10 @@ def _network(
         own = {name.removeprefix(LANGUAGE_MODEL): tensors[name] for name in tensors if name.startswith(LANGUAGE_MODEL)}
         language_model = from_stored(config.language_model, own, source, dtype, device, device_map)
 
-    pooled = config.image_encoder.output == "pooled"
-    mapper = build_mapper(config.mapper, encoder.width, width(language_model), pooled)
+    encoder, mapper = image_parts(config, encoders, width(language_model))
     frames = config.temporal_positions
     temporal = TemporalEmbedding(frames, encoder.width).to(dtype) if frames else None
-    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal, config.mapper.normalize)
+    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal, config.normalizes)
     checkpoint.fill(config, network, tensors, source)
     if stored:  # quantized, or moved, once the weights are in place
         bits = config.language_model.quantization
@@ -205,6 +200,33 @@ def _network(
     if network.temporal is not None:
         network.temporal.to(device)
     return network.eval().requires_grad_(False), sources
+
+
+def image_parts(
+    config: CaptionerConfig, encoders: Sequence[ImageEncoder], language_width: int
+) -> tuple[ImageEncoder, Mapper | MixedMapper]:
+    """What turns images into a prefix: the image encoder, or all that are mixed as one, and a mapper without weights.
+
+    encoders: those of `config`; none where stored prefixes are mixed. Raises UsageError as `build_mapper` and `join`.
+    """
+    if config.mixing is None:
+        (encoder,) = encoders
+        return encoder, build_mapper(config.mapper, encoder.width, language_width, encoder.output == "pooled")
+    if config.mixes_stored:
+        sources, length = len(config.encoders), config.mapper.prefix_length
+        return join_stored(config.mixing.type, sources, length, language_width)
+    return join(config.mixing.type, encoders, config.encoders, config.mapper, language_width)
+
+
+def _encoder(config: EncoderConfig, sources: list[Path]) -> ImageEncoder:
+    """An image encoder, with its weights where they are referred to, whose file is added to `sources`."""
+    weights = config.image_encoder.weights
+    file = None
+    if weights is not None:
+        file = hub.resolve_encoder(weights.id, weights.revision)
+        checkpoint.check_source(weights, file)
+        sources.append(file)
+    return build_image_encoder(config.image_encoder, file, config.transform.resolution)
 
 
 def _seen_as(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 
 from git_caption.errors import DataError, UsageError
 from git_caption.images.augment import Augmentation
-from git_caption.images.decode import decode, to_rgb
+from git_caption.images.decode import decode, jpeg_scale, to_rgb
 from git_caption.images.processor import Preparation
+from git_caption.images.strip import Strip
 
 Picture = bytes | str | Path | Image.Image  # the bytes of an image file, its path, or a picture in memory
 Frames = Picture | Sequence[Picture]  # an image, or the frames of a video
@@ -40,12 +41,28 @@ class ImageReader:
 
     def __call__(self, data: bytes, rng: random.Random | None = None) -> npt.NDArray[np.uint8]:
         """Gives uint8[3, H, W]; H and W as the transform says. Raises DataError as `decode` and `Transform` do."""
-        side = self.transform.shorter_side
-        enough = None if self.exact_decode or side is None else SPARE * side
-        picture = decode(data, exif=self.exif, shorter_side=enough)
         if self.augmentation is not None and rng is not None:
-            picture = self.augmentation(picture, rng)
-        return self.transform(picture)
+            return self.transform(self.augmentation(self._decoded(data, self.transform.shorter_side), rng))
+        if isinstance(self.transform, Strip):
+            return self.transform.of(self._decoded_once(data))
+        return self.transform(self._decoded(data, self.transform.shorter_side))
+
+    def _decoded(self, data: bytes, side: int | None) -> Image.Image:
+        """The picture for a transform that resizes it to `side`."""
+        enough = None if self.exact_decode or side is None else SPARE * side
+        return decode(data, exif=self.exif, shorter_side=enough)
+
+    def _decoded_once(self, data: bytes) -> Callable[[int], Image.Image]:
+        """As `_decoded`, which is asked again only where a large JPEG is scaled otherwise for another side."""
+        pictures: dict[int, Image.Image] = {}
+
+        def picture(side: int) -> Image.Image:
+            scale = 1 if self.exact_decode else jpeg_scale(data, SPARE * side)
+            if scale not in pictures:
+                pictures[scale] = self._decoded(data, side)
+            return pictures[scale]
+
+        return picture
 
     def frames(self, image: Frames) -> npt.NDArray[np.uint8]:
         """uint8[F, 3, H, W] of an image (F = 1) or of the frames of a video.

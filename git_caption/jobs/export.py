@@ -20,11 +20,7 @@ def export(params: ExportParams) -> None:
         model.path, **model.told, quantization=params.quantization, device="cpu", dtype=params.dtype
     )
     config, network = captioner.own_parts()
-    whole = replace(
-        config,
-        image_encoder=replace(config.image_encoder, weights=None),
-        language_model=replace(config.language_model, weights=None),
-    )
+    whole = replace(config.holding_encoders(), language_model=replace(config.language_model, weights=None))
     out = Path(params.out_dir)
     checkpoint.save(whole, network, captioner.tokenizer, out)
     print(f"wrote {out}: {(out / checkpoint.WEIGHTS).stat().st_size / 1e6:.1f} MB of weights")

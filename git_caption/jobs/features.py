@@ -15,6 +15,7 @@ from git_caption.captioner.encoding import Encoding
 from git_caption.captioner.loading import device_of, dtype_of
 from git_caption.images.reader import ImageReader
 from git_caption.jobs.infer import load_captioner, on_own_device, origin_of
+from git_caption.model.git import GitNetwork
 from git_caption.params.features import CacheDescription, EncoderParams, ExtractParams, FeatureOrigin
 from git_caption.params.infer import ModelParams
 from git_caption.params.schema import to_dict
@@ -72,7 +73,7 @@ def extract(params: ExtractParams) -> None:
 
 
 class _Prefixes:
-    """A captioner's mapper after its image encoder."""
+    """A captioner's mapper after its image encoder; of BLIP-2, its queries and their projection."""
 
     def __init__(self, captioner: Captioner) -> None:
         self.captioner = captioner
@@ -81,9 +82,11 @@ class _Prefixes:
 
     def encode_many(self, pixels: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Features:
         """The prefixes of images."""
-        _, network = self.captioner.own_parts()
+        found = self.captioner.encode_many(pixels, batch_size)
+        if not isinstance(self.captioner.network, GitNetwork):
+            return found
         with torch.inference_mode():
-            return Features(*network.prefix(self.captioner.encode_many(pixels, batch_size)))
+            return Features(*self.captioner.network.prefix(found))
 
 
 def _images(params: ExtractParams, reader: ImageReader) -> RowSource[ImageSample | TrainingSample]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from git_caption import processes
 from git_caption.captioner.captioner import Captioner
-from git_caption.captioner.feature_origin import feature_origin
+from git_caption.captioner.feature_origin import feature_origin, feature_origins, pretrained_origin
 from git_caption.captioner.loading import dtype_of
 from git_caption.decoding.generate import Generated, Identity
 from git_caption.errors import DataError, JobFailed, UsageError
@@ -67,9 +67,15 @@ def _rows(params: SingleTsvParams, captioner: Captioner) -> ImageTsvSource | Fea
         assert params.image_tsv is not None, "checked with the parameters"
         return ImageTsvSource(params.image_tsv, params.question_tsv, captioner.reader)
     source = FeatureSource(params.features, params.question_tsv)
-    origin = origin_of(params.model, captioner, source.cache.description.origin.what)
-    source.cache.check_origin(origin, params.model.path)
+    source.cache.check_origins(_origins(params.model, captioner, source.what), params.model.path)
     return source
+
+
+def _origins(model: ModelParams, captioner: Captioner, what: What) -> tuple[FeatureOrigin, ...]:
+    """What the files are told by that may stand for the captioner's images. Raises UsageError as `origin_of`."""
+    if what == "features" and isinstance(captioner.config, CaptionerConfig):
+        return feature_origins(captioner.config, model)
+    return (origin_of(model, captioner, what),)
 
 
 def single_image(params: SingleImageParams) -> None:
@@ -141,12 +147,16 @@ def _loaded(
 def origin_of(model: ModelParams, captioner: Captioner, what: What) -> FeatureOrigin:
     """What the captioner's features are told by, or its prefixes.
 
-    Raises UsageError for a captioner of transformers, whose features are not stored.
+    Raises UsageError for a captioner of transformers: only the prefixes of BLIP-2 are stored, its projected queries.
     """
     if not isinstance(captioner.config, CaptionerConfig):
+        from git_caption.model.pretrained import Blip2
+
+        if what == "prefix" and isinstance(captioner.network, Blip2):
+            return pretrained_origin(model.path, captioner.config.transform)
         raise UsageError(
-            f"{model.path}: a pretrained captioner, whose features are not stored; expected one of image encoder, "
-            "mapper and language model"
+            f"{model.path}: a pretrained captioner, whose {what} are not stored; expected one of image encoder, mapper "
+            "and language model, or with 'what': 'prefix' BLIP-2"
         )
     return feature_origin(captioner.config, model, what)
 

@@ -21,6 +21,7 @@ from git_caption.errors import UsageError
 from git_caption.model import packing
 from git_caption.model.language import check_context, forward_keys, input_device, position_ids
 from git_caption.model.mapping import Mapper
+from git_caption.model.mixing import MixedMapper
 from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import Features, ImageEncoder, Prefix
 
@@ -53,7 +54,7 @@ class GitNetwork(nn.Module):
     def __init__(
         self,
         image_encoder: ImageEncoder,
-        mapper: Mapper,
+        mapper: Mapper | MixedMapper,
         language_model: PreTrainedModel,
         temporal: TemporalEmbedding | None = None,
         normalize: bool = False,

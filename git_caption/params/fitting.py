@@ -27,6 +27,12 @@ def is_params(hint: Any) -> bool:
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
+def params_in(hint: Any) -> Any:
+    """The parameter class that the type is a tuple of; None for any other type."""
+    inner = get_args(hint)[0] if get_origin(hint) is tuple else None
+    return inner if is_params(inner) else None
+
+
 def fit(value: Any, hint: Any) -> Any:
     """The value in the type `hint`, or BAD.
 

@@ -109,7 +109,10 @@ class SingleTsvParams:
         None, help="image TSV: key, base64 of an image file", kind="input_file", example="data/shapes/test.img.tsv"
     )
     features: str | None = key(
-        None, help="in place of image_tsv: a cache of its features, as extract_features writes it", kind="input_file"
+        None,
+        help="in place of image_tsv: a cache of its features, as extract_features writes it; a file of each image "
+        "encoder with commas, where several are mixed",
+        kind="input_files",
     )
     question_tsv: str | None = key(
         None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from git_caption.params.decoding import DecodingParams
@@ -13,6 +13,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CUSTOM = "custom"
 AdapterTargets = Literal["attention", "feed_forward", "both"]
+MixingType = Literal["cnn", "hprod", "mix-qdim"]
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,40 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True)
 class MapperConfig:
-    """The network from features to the language model's width. Widths come from the loaded models."""
+    """The network from features to the language model's width. Widths come from the loaded models.
 
-    type: Literal["linear", "linearLn", "mlp", "transformer", "encoder_layer"] = key(help="kind of network")
+    `stored` is none: the prefixes that other captioners made, of `prefix_length` rows, are given and mixed.
+    """
+
+    type: Literal["linear", "linearLn", "mlp", "transformer", "encoder_layer", "stored"] = key(help="kind of network")
     prefix_length: int = key(5, minimum=1, help="rows of the prefix (mlp, transformer)")
     clip_length: int = key(10, minimum=1, help="rows that the features become before the layers (transformer)")
     layers: int = key(8, minimum=1, help="layers (transformer)")
     heads: int = key(8, minimum=1, help="attention heads (transformer, encoder_layer)")
     normalize: bool = key(False, help="each row of features is divided by its Euclidean norm first")
     rows_attend: bool = key(True, help="rows see each other; False: each itself alone (encoder_layer)")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """An image encoder and how it sees images."""
+
+    image_encoder: ImageEncoderConfig = key(help="the visual tower")
+    transform: TransformConfig = key(help="from image to pixels")
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    """How the prefixes of several image encoders become one."""
+
+    type: MixingType = key(
+        help="cnn: a 1 x 1 convolution over the encoders; hprod: a learnt weight for each number of each prefix, and "
+        "their sum; mix-qdim: a linear layer over the rows of all, joined"
+    )
+    encoders: tuple[EncoderConfig, ...] = key(help="the image encoders after the first, each with its own mapper")
+    mappers: tuple[str, ...] = key(
+        (), help="of stored prefixes, sha256 of the mapper that made each; empty: the mappers are in model.safetensors"
+    )
 
 
 @dataclass(frozen=True)
@@ -122,12 +148,13 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """Templates of the text put before generation."""
+    """Templates of the text put before generation, and what ends a text."""
 
     caption: str = key("", help="prompt for captions, where the user gives none")
     question: str = key("{question}", help="prompt for answers; {question} stands for the question")
     chat: bool = key(False, help="prompts go through the chat template of the language model's tokenizer")
     system: str = key("", help="system message of the chat; empty: the template's own, or none")
+    end: str = key("", help="text that ends captions and answers, as a new line does with BLIP-2; empty: the end token")
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """A question template that would drop the question, a message without a chat, as (keys concerned, message)."""
@@ -146,6 +173,7 @@ class CaptionerConfig:
     language_model: LanguageModelConfig = key(help="the causal language model")
     adapter: AdapterConfig | None = key(None, help="LoRA on the language model, in adapter/; None: there is none")
     transform: TransformConfig = key(TransformConfig(), help="from image to pixels")
+    mixing: MixingConfig | None = key(None, help="further image encoders, and how prefixes are mixed; None: only one")
     prompt: PromptConfig = key(PromptConfig(), help="prompt templates")
     fusion: Literal["prefix"] = key("prefix", help="how the image reaches the language model")
     temporal_positions: int = key(
@@ -153,3 +181,51 @@ class CaptionerConfig:
     )
     decoding: DecodingParams = key(DecodingParams(), help="decoding defaults of this captioner")
     versions: dict[str, str] = key(factory=dict, help="library versions that wrote the checkpoint")
+
+    @property
+    def encoders(self) -> tuple[EncoderConfig, ...]:
+        """The image encoders, the first of several first."""
+        first = EncoderConfig(self.image_encoder, self.transform)
+        return (first,) if self.mixing is None else (first, *self.mixing.encoders)
+
+    @property
+    def joint_transform(self) -> TransformConfig:
+        """The transform; where several encoders normalise the pixels, each as its own says, it leaves that to them."""
+        if self.mixing is None:
+            return self.transform
+        return replace(self.transform, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether features are divided by their norm before the mapper; where several are mixed it does so itself."""
+        return self.mapper.normalize and self.mixing is None
+
+    @property
+    def mixes_stored(self) -> bool:
+        """Whether prefixes are mixed that other captioners made: then no image is looked at."""
+        return self.mixing is not None and bool(self.mixing.mappers)
+
+    def with_encoders(self, encoders: Sequence[ImageEncoderConfig]) -> CaptionerConfig:
+        """The same with other image encoders, as many."""
+        first, *further = encoders
+        if self.mixing is None:
+            return replace(self, image_encoder=first)
+        both = zip(self.mixing.encoders, further, strict=True)
+        mixed = tuple(replace(old, image_encoder=new) for old, new in both)
+        return replace(self, image_encoder=first, mixing=replace(self.mixing, encoders=mixed))
+
+    def holding_encoders(self) -> CaptionerConfig:
+        """The same with the weights of its image encoders in model.safetensors."""
+        if self.mixes_stored:
+            return self
+        return self.with_encoders([replace(encoder.image_encoder, weights=None) for encoder in self.encoders])
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Mixing of one encoder, and stored prefixes without mixing, as (keys concerned, message)."""
+        if self.mixing is not None and not self.mixing.encoders:
+            yield ("mixing",), "'mixing.encoders': expected one at least beside 'image_encoder', found none"
+        if (self.mapper.type == "stored") != self.mixes_stored:
+            yield ("mapper", "mixing"), "'mapper.type': stored and 'mixing.mappers' go together, and one is missing"
+        elif self.mixing is not None and self.mixes_stored and len(self.mixing.mappers) != len(self.encoders):
+            message = f"expected one for each of {len(self.encoders)} encoders, found {len(self.mixing.mappers)}"
+            yield ("mixing",), f"'mixing.mappers': {message}"

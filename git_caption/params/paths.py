@@ -9,13 +9,21 @@ import re
 from collections.abc import Collection
 from typing import Any, Literal
 
-Kind = Literal["input_file", "input_dir", "input_path", "model", "data", "output_file", "output_dir"]
-"""input_path: a file, a folder of images, a glob pattern with a match, or a list of files. model: a folder, a file, or
-the id of a repository. data: the same, or a pattern of tars, whose files are looked for when it is opened."""
+Kind = Literal["input_file", "input_files", "input_dir", "input_path", "model", "data", "output_file", "output_dir"]
+"""input_files: a file, or several in one text with commas. input_path: a file, a folder of images, a glob pattern with
+a match, or a list of files. model: a folder, a file, or the id of a repository. data: the same, or a pattern of tars,
+whose files are looked for when it is opened."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+def several(text: str) -> list[str]:
+    """The names in a text that are divided by commas; a file whose own name has commas is one."""
+    if os.path.exists(text):
+        return [text]
+    return [os.path.expanduser(name.strip()) for name in text.split(",")]
 
 
 def expand(value: Any) -> Any:
@@ -59,6 +67,8 @@ def fault(value: Any, kind: Kind, promised: Collection[str] = ()) -> str | None:
         return f"expected a path, found a null character in {value!r}"
     if kind in ("output_file", "output_dir"):
         return _output_fault(value, kind)
+    if kind == "input_files":
+        return fault(tuple(several(value)), "input_file", promised)
     if _is_promised(value, promised):
         return None
     return _input_fault(value, kind)

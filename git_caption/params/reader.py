@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from git_caption.params import paths
 from git_caption.params.fields import Entry, KeySpec, entries, names_of
-from git_caption.params.fitting import BAD, fit, is_params, members
+from git_caption.params.fitting import BAD, fit, is_params, members, params_in
 
 T = TypeVar("T")
 LONGEST_MESSAGE = 1000
@@ -97,6 +97,11 @@ class Reader:
             before = len(self.faults)
             value = self.instance(nested, raw, name)
             return BAD if len(self.faults) > before else value
+        listed = next((found for member in members(entry.hint) if (found := params_in(member)) is not None), None)
+        if listed is not None and isinstance(raw, (list, tuple)):
+            before = len(self.faults)
+            items = tuple(self.instance(listed, item, f"{name}[{number}]") for number, item in enumerate(raw))
+            return BAD if len(self.faults) > before else items
         value = fit(raw, entry.hint)
         if value is BAD or not _within(value, spec):
             choices = spec.choices or tuple(c for m in members(entry.hint) for c in getattr(m, "__args__", ()))
@@ -120,7 +125,12 @@ class Reader:
     def _overwritten(self, cls: type[Any], values: Mapping[str, Any], bad: set[str], label: str) -> None:
         """Note output paths that are input paths too."""
         with_path = [e for e in entries(cls) if e.name not in bad and isinstance(values[e.name], str) and e.spec.kind]
-        inputs = {os.path.realpath(values[e.name]): e.name for e in with_path if e.spec.kind == "input_file"}
+        inputs = {
+            os.path.realpath(path): e.name
+            for e in with_path
+            if e.spec.kind in ("input_file", "input_files")
+            for path in ([values[e.name]] if e.spec.kind == "input_file" else paths.several(values[e.name]))
+        }
         for entry in with_path:
             read_as = inputs.get(os.path.realpath(values[entry.name]))
             if entry.spec.kind == "output_file" and read_as is not None:

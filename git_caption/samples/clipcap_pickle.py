@@ -55,6 +55,11 @@ class ClipCapPickle:
         """The file."""
         return (self.path,)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
     def texts(self, row: int) -> Texts:
         """The caption of a row; its key is the image's id. Raises DataError as `checked_texts` does."""
         key, caption, _ = self._entry(row)

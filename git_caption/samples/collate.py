@@ -70,7 +70,8 @@ class Collate:
             for prompt, target in drawn:
                 images.append(number)
                 prompts.append(prompt_ids(self.tokenizer, self.prompt, prompt))
-                whole = encode_target(self.tokenizer, target, after_prompt=begins_word(self.prompt, prompt))
+                after_prompt = begins_word(self.prompt, prompt)
+                whole = encode_target(self.tokenizer, target, after_prompt=after_prompt, end=self.prompt.end)
                 targets.append(self._fitted(whole, len(prompts[-1])))
                 cut += len(targets[-1]) < len(whole)
         keys = [sample.texts.key for sample, _ in samples]

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from git_caption.errors import DataError
+from git_caption.params.features import What
 from git_caption.samples.features import FeatureCache, Values
+from git_caption.samples.joint_features import JointFeatures, open_features
 from git_caption.samples.question_rows import QuestionRows, placeholder
 from git_caption.samples.sample import Failure, FeatureSample
 from git_caption.samples.training_data import Texts, TrainingData
@@ -20,19 +22,25 @@ if TYPE_CHECKING:
 
 
 class FeatureSource:
-    """Row `i` of the cache, with row `i` of the question TSV if there is one.
+    """Row `i` of the cache, or of several, with row `i` of the question TSV if there is one.
 
     Raises DataError if the file is no cache, or the two differ in length.
     """
 
     def __init__(self, features: str | Path, question_tsv: str | Path | None) -> None:
-        self.cache = FeatureCache(features)
-        self.questions = None if question_tsv is None else QuestionRows(question_tsv, len(self.cache), self.cache.path)
+        self.cache = open_features(str(features))
+        first = self.cache.files[0]
+        self.questions = None if question_tsv is None else QuestionRows(question_tsv, len(self.cache), first)
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files that the samples come from."""
-        return (self.cache.path,) if self.questions is None else (self.cache.path, self.questions.file.path)
+        return self.cache.files if self.questions is None else (*self.cache.files, self.questions.file.path)
+
+    @property
+    def what(self) -> What:
+        """What a row is to a captioner; stored prefixes that it mixes are its features."""
+        return "prefix" if isinstance(self.cache, FeatureCache) and self.cache.holds_prefixes else "features"
 
     def __len__(self) -> int:
         return len(self.cache)
@@ -49,7 +57,7 @@ class FeatureSource:
         if not len(found.values):
             reason = f"{self.cache.where(row)}: the image could not be processed when the features were made"
             return Failure(found.key, reason, placeholder(found.key, questions))
-        return FeatureSample(found.key, found.values, self.cache.description.origin.what, questions or ())
+        return FeatureSample(found.key, found.values, self.what, questions or ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +74,13 @@ class EncodedSamples:
     A pickle of ClipCap's is data and features at once.
     """
 
-    def __init__(self, data: TrainingData | ClipCapPickle, features: FeatureCache | ClipCapPickle) -> None:
+    def __init__(
+        self, data: TrainingData | ClipCapPickle, features: FeatureCache | JointFeatures | ClipCapPickle
+    ) -> None:
         """Join the two. Raises DataError if they differ in length."""
         if len(data) != len(features):
             raise DataError(
-                f"{features.path} has features of {len(features)} rows, and the data, {data.kind} in "
+                f"{features.files[0]} has features of {len(features)} rows, and the data, {data.kind} in "
                 f"{', '.join(map(str, data.inputs))}, has {len(data)}: make the features anew from it"
             )
         self.data = data
@@ -79,7 +89,7 @@ class EncodedSamples:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files that rows come from."""
-        return tuple(dict.fromkeys((*self.data.inputs, self.features.path)))
+        return tuple(dict.fromkeys((*self.data.inputs, *self.features.files)))
 
     def __len__(self) -> int:
         return len(self.data)

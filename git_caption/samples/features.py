@@ -103,6 +103,16 @@ class FeatureCache:
         self.block = Block(arrays["values"], arrays["counts"], arrays["keys"], arrays["key_ends"])
         self.tokens, self.width = self.block.values.shape[1:]
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    @property
+    def holds_prefixes(self) -> bool:
+        """Whether these are prefixes, which a mapper made of features."""
+        return self.description.origin.what == "prefix"
+
     def __len__(self) -> int:
         return len(self.block.counts)
 
@@ -142,6 +152,26 @@ class FeatureCache:
                 f"{name} {_shown(here)} there, {_shown(there)} in it" for name, here, there in differences
             )
             raise UsageError(f"{self.path}: not the {origin.what} of {whose}: {listed}; make them anew with it")
+
+    def check_origins(self, origins: Sequence[FeatureOrigin], whose: str) -> None:
+        """As `check_origin`, of a captioner with one image encoder. Raises UsageError also where it mixes several."""
+        if len(origins) != 1:
+            raise UsageError(
+                f"{self.path}: one file, and {whose} mixes {len(origins)} image encoders: expected a file of each, "
+                "divided by commas"
+            )
+        self.check_origin(origins[0], whose)
+
+    def check_same_inputs(self, other: FeatureCache) -> None:
+        """Raise DataError if both were made from files of one name that differ."""
+        mine = {Path(str(made_from.get("path"))).name: made_from for made_from in self.description.inputs}
+        for made_from in other.description.inputs:
+            own = mine.get(Path(str(made_from.get("path"))).name, made_from)
+            if _version(own) != _version(made_from):
+                raise DataError(
+                    f"{other.path}: made from {_described(made_from)}, and {self.path} from {_described(own)}: "
+                    "expected features of the same images"
+                )
 
     def check_inputs(self, paths: Sequence[Path]) -> None:
         """Raise UsageError if one of these files has changed since the features were made from one of its name."""

@@ -101,10 +101,16 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [int(token) for token in tokenizer(text)["input_ids"]]
 
 
-def encode_target(tokenizer: PreTrainedTokenizerBase, text: str, *, after_prompt: bool) -> list[int]:
-    """The token ids a model learns to give for `text`, and its end token; after a prompt the text begins a new word."""
+def encode_target(tokenizer: PreTrainedTokenizerBase, text: str, *, after_prompt: bool, end: str = "") -> list[int]:
+    """The token ids a model learns to give for `text`, and its end token; after a prompt the text begins a new word.
+
+    end: text that stands in place of the end token, in tokens of its own.
+    """
     text = f" {text}" if after_prompt else text
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
+    ids = [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    if not end:
+        return [*ids, int(tokenizer.eos_token_id)]
+    return [*ids, *(int(token) for token in tokenizer(end, add_special_tokens=False)["input_ids"])]
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ before both. It is implied, and printed first:
   git          pretrained parts, of which the mapper is trained; LLaMA in 8 bits. Where nothing says otherwise
   clipcap      mlp and GPT-2 are trained on CLIP's pooled features. By --data FILE.pkl
   clipcap_opt  a transformer mapper and OPT; by its name only
+  nice         stored prefixes of other captioners are mixed before a frozen OPT. By --model_key, or --mixing alone
   instagram    a captioner is trained on. By --init_from with --data_dir
   none         a captioner is trained on (--init_from), or an image encoder or a language model begins from nothing
 """

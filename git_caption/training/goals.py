@@ -56,6 +56,8 @@ class Goal:
         """From an image file to pixels."""
         if (pixels := self.pixels) is None:
             return None
+        if self.captioner is not None and self.captioner.own_parts()[0].mixing is not None:
+            return self.captioner.reader
         return ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
 
     @property
@@ -88,7 +90,8 @@ def _caption(params: TrainingParams, data: TrainingData, device: torch.device) -
         built.room,
     )
     save_it = partial(_save_captioner, built, params.tuning)
-    return Goal(CaptionObjective(built.network), collate, save_it, built.config.transform, built)
+    pixels = None if built.config.mixes_stored else built.config.joint_transform
+    return Goal(CaptionObjective(built.network), collate, save_it, pixels, built)
 
 
 def _contrastive(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:

@@ -11,6 +11,7 @@ from git_caption.params.training.dataset import DatasetParams
 from git_caption.samples.clipcap_pickle import ClipCapPickle
 from git_caption.samples.feature_rows import EncodedSamples, TextSamples
 from git_caption.samples.features import FeatureCache
+from git_caption.samples.joint_features import JointFeatures, open_features
 from git_caption.samples.open_data import open_data
 from git_caption.samples.training_data import TrainingData, TrainingSamples
 from git_caption.samples.training_tsv import TrainingTsv
@@ -21,18 +22,18 @@ class Opened:
     """A data set, and the features that stand for its pictures; a pickle of ClipCap's is both."""
 
     data: TrainingData
-    features: FeatureCache | ClipCapPickle | None
+    features: FeatureCache | JointFeatures | ClipCapPickle | None
 
     @property
     def files(self) -> list[Path]:
         """The files that rows come from."""
-        return [*self.data.inputs, *([] if self.features is None else [self.features.path])]
+        return [*self.data.inputs, *(() if self.features is None else self.features.files)]
 
     def samples(self, reader: ImageReader | None) -> TrainingSamples | EncodedSamples | TextSamples:
         """The rows as samples: pixels, or the features, or without a reader the texts alone."""
-        if reader is None:
-            return TextSamples(self.data)
-        return TrainingSamples(self.data, reader) if self.features is None else EncodedSamples(self.data, self.features)
+        if self.features is not None:
+            return EncodedSamples(self.data, self.features)
+        return TextSamples(self.data) if reader is None else TrainingSamples(self.data, reader)
 
     def is_of(self, other: Opened) -> bool:
         """Whether the rows are those of another data set."""
@@ -45,7 +46,7 @@ def open_set(params: DatasetParams, say: Callable[[str], None]) -> Opened:
     if params.pickled and params.data is not None:
         pickled = ClipCapPickle(params.data)
         return Opened(pickled, pickled)
-    features = FeatureCache(params.features) if params.stored and params.features else None
+    features = open_features(params.features) if params.stored and params.features else None
     if params.features and features is None:
         say(f"'augment' is {params.augment!r}: the pictures are read, and the features in {params.features} not used")
     if params.image_tsv is not None and params.caption_tsv is not None:

@@ -12,17 +12,19 @@ from transformers import PreTrainedModel
 
 from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.captioner import Captioner
-from git_caption.captioner.feature_origin import feature_origin
+from git_caption.captioner.feature_origin import feature_origins
+from git_caption.captioner.loading import image_parts
 from git_caption.errors import UsageError
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import GitNetwork
 from git_caption.model.language import build_language_model, checkpoint_blocks, context_length, width
-from git_caption.model.mapping import build_mapper
+from git_caption.model.mixing import MixedMapper
 from git_caption.model.quantization import quantization_of
 from git_caption.model.vision import ImageEncoder, build_image_encoder, encoder_transform
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.model import (
     CaptionerConfig,
+    EncoderConfig,
     ImageEncoderConfig,
     LanguageModelConfig,
     MapperConfig,
@@ -34,9 +36,11 @@ from git_caption.params.training.parts import PartsParams
 from git_caption.params.training.run import TrainingParams
 from git_caption.samples.clipcap_pickle import ClipCapPickle
 from git_caption.samples.features import FeatureCache
+from git_caption.samples.joint_features import JointFeatures
 from git_caption.samples.training_data import Texts, TrainingData
 from git_caption.text.prompts import prompt_ids, render
 from git_caption.text.tokenizer import load_tokenizer, train_bpe
+from git_caption.training.mixed import Sources, stored_sources
 from git_caption.training.tuning import prepare
 
 if TYPE_CHECKING:
@@ -55,14 +59,21 @@ class Parts:
     def room(self) -> int | None:
         """The positions of the language model that the prefix leaves; None where there is no bound."""
         positions = context_length(self.network.language_model)
-        rows = self.network.image_encoder.tokens if self.network.mapper.keeps_rows else self.config.mapper.prefix_length
+        mapper = self.network.mapper
+        rows = self.network.image_encoder.tokens if mapper.keeps_rows else self.config.mapper.prefix_length
+        if isinstance(mapper, MixedMapper):
+            rows = mapper.length
         return None if positions is None else positions - rows
 
 
 def transform_config(params: PartsParams) -> TransformConfig:
-    """From picture to pixels, as a new captioner's image encoder takes them."""
+    """From picture to pixels, as a new image encoder takes them."""
     assert params.image_encoder is not None, "checked with the parameters"
-    return encoder_transform(params.image_encoder, _encoder_weights(params.image_encoder), params.input_resolution)
+    return _transform(params.image_encoder, params)
+
+
+def _transform(encoder: ImageEncoderConfig, params: PartsParams) -> TransformConfig:
+    return encoder_transform(encoder, _encoder_weights(encoder), params.input_resolution)
 
 
 def build_parts(params: TrainingParams, data: TrainingData, device: torch.device) -> Parts:
@@ -78,7 +89,7 @@ def build_parts(params: TrainingParams, data: TrainingData, device: torch.device
 
 
 def check_features(
-    features: FeatureCache | ClipCapPickle, parts: Parts, params: TrainingParams, data: TrainingData
+    features: FeatureCache | JointFeatures | ClipCapPickle, parts: Parts, params: TrainingParams, data: TrainingData
 ) -> None:
     """Refuse features that are not what the run's image encoder gives for the data.
 
@@ -87,21 +98,35 @@ def check_features(
     Raises:
         UsageError: another image encoder, other preprocessing or other files; or a width that does not fit.
     """
-    encoder = parts.network.image_encoder
-    if isinstance(features, FeatureCache):
-        if features.description.origin.what != "features":
-            raise UsageError(
-                f"{features.path}: holds prefixes, which the mapper that is trained makes: expected features"
-            )
-        features.check_origin(feature_origin(parts.config, params.parts.initial), "this run")
+    encoder, config = parts.network.image_encoder, parts.config
+    if not isinstance(features, ClipCapPickle):
+        if features.holds_prefixes and not config.mixes_stored:
+            listed = ", ".join(map(str, features.files))
+            raise UsageError(f"{listed}: holds prefixes, which the mapper that is trained makes: expected features")
+        features.check_origins(feature_origins(config, params.parts.initial), "this run")
         features.check_inputs(data.inputs)
-    if features.width != encoder.width:
+    elif config.image_encoder.output != "pooled":
+        raise UsageError(f"{features.path}: holds pooled features; set 'image_encoder.output' to pooled")
+    if isinstance(features, JointFeatures):
+        _check_shapes(features, parts)
+    elif features.width != encoder.width:
         raise UsageError(
             f"{features.path}: its features have a width of {features.width}, those of image encoder "
-            f"{parts.config.image_encoder.name!r} one of {encoder.width}; expected features of that encoder"
+            f"{config.image_encoder.name!r} one of {encoder.width}; expected features of that encoder"
         )
-    if isinstance(features, ClipCapPickle) and parts.config.image_encoder.output != "pooled":
-        raise UsageError(f"{features.path}: holds pooled features; set 'image_encoder.output' to pooled")
+
+
+def _check_shapes(features: JointFeatures, parts: Parts) -> None:
+    """Raise UsageError where an image encoder, or the language model, is of another width than its stored rows."""
+    mapper = parts.network.mapper
+    assert isinstance(mapper, MixedMapper), "as many encoders as files"
+    for cache, (rows, wide) in zip(features.caches, mapper.shapes, strict=True):
+        if (cache.tokens, cache.width) != (rows, wide):
+            language_model = f" language model {parts.config.language_model.name!r} has a width of {wide}:"
+            raise UsageError(
+                f"{cache.path}: {cache.tokens} rows of width {cache.width};"
+                f"{language_model if parts.config.mixes_stored else ''} expected {rows} of width {wide}"
+            )
 
 
 def build_clip(
@@ -154,13 +179,15 @@ def _continued(params: TrainingParams, device: torch.device) -> Parts:
     assert told.initial is not None, "asked by the caller"
     captioner = Captioner.load(told.initial.path, **told.initial.told, device=str(device), dtype="float32")
     config, network = captioner.own_parts()
-    if config.transform.resize == "keep":
+    if any(encoder.transform.resize == "keep" for encoder in config.encoders):
         raise UsageError(
             f"{told.init_from}: its transform keeps the shape of images ('resize': 'keep'), and training takes "
             "squares; set 'resize' in its config.json to 'crop' or 'squash'"
         )
     if tuning.train_image_encoder:
-        config = replace(config, image_encoder=replace(config.image_encoder, weights=None))
+        if config.mixes_stored:
+            raise UsageError(f"'train_image_encoder': {told.init_from} has none, for it mixes stored prefixes")
+        config = config.holding_encoders()
     if tuning.changes_language_model:
         config = replace(config, language_model=replace(config.language_model, weights=None))
     config = replace(config, prompt=told.prompt or config.prompt, decoding=told.decoding or config.decoding)
@@ -170,28 +197,39 @@ def _continued(params: TrainingParams, device: torch.device) -> Parts:
 def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Parts:
     """Parts that are each new or from weights of their own."""
     told, tuning = params.parts, params.tuning
-    assert told.image_encoder is not None and told.language_model is not None, "checked with the parameters"
-    transform = transform_config(told)
+    assert told.language_model is not None, "checked with the parameters"
     tokenizer = build_tokenizer(told, data)
-    image_encoder, encoder_source = _image_encoder(
-        told.image_encoder, transform.resolution, trained=tuning.train_image_encoder
-    )
+    sources, encoders = _sources(params)
     language_model, language_config = _language_model(
         told.language_model, tokenizer, device, trained=tuning.changes_language_model
     )
-    pooled = told.image_encoder.output == "pooled"
-    mapper_config = told.mapper or MapperConfig("linear")
-    mapper = build_mapper(mapper_config, image_encoder.width, width(language_model), pooled)
     config = CaptionerConfig(
-        image_encoder=replace(told.image_encoder, weights=encoder_source),
-        mapper=mapper_config,
+        image_encoder=sources.encoders[0].image_encoder,
+        mapper=sources.mapper,
         language_model=language_config,
-        transform=transform,
+        transform=sources.encoders[0].transform,
+        mixing=sources.mixed_by(told.mixing),
         prompt=told.prompt or PromptConfig(),
         decoding=told.decoding or DecodingParams(),
     )
-    network = GitNetwork(image_encoder, mapper, language_model, normalize=mapper_config.normalize)
+    image_encoder, mapper = image_parts(config, encoders, width(language_model))
+    network = GitNetwork(image_encoder, mapper, language_model, normalize=config.normalizes)
     return Parts(network.to(device), tokenizer, config)
+
+
+def _sources(params: TrainingParams) -> tuple[Sources, list[ImageEncoder]]:
+    """What prefixes are made from, and the image encoders; none where prefixes are stored."""
+    told = params.parts
+    if told.mixes_stored:
+        assert params.dataset.features is not None, "checked with the parameters"
+        return stored_sources(params.dataset.features), []
+    described, encoders = [], []
+    for one in told.image_encoders:
+        transform = _transform(one, told)
+        encoder, source = _image_encoder(one, transform.resolution, trained=params.tuning.train_image_encoder)
+        described.append(EncoderConfig(replace(one, weights=source), transform))
+        encoders.append(encoder)
+    return Sources(described, told.mapper or MapperConfig("linear")), encoders
 
 
 def _image_encoder(

@@ -24,8 +24,9 @@ class DatasetParams:
     caption_column: str | None = key(None, help="column of a table that holds the captions; None: found by its name")
     features: str | None = key(
         None,
-        help="what extract_features stored of the data's pictures, in their place; for an image encoder that is frozen",
-        kind="input_file",
+        help="what extract_features stored of the data's pictures, in their place, for a frozen image encoder; a file "
+        "of each with commas, where several are mixed",
+        kind="input_files",
     )
     image_tsv: str | None = key(None, help="pictures: key, base64 of an image file", kind="input_file")
     caption_tsv: str | None = key(None, help="captions: key, JSON list of {'caption': ...}", kind="input_file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from git_caption.params.decoding import DecodingParams
@@ -13,8 +13,10 @@ from git_caption.params.model import (
     ImageEncoderConfig,
     LanguageModelConfig,
     MapperConfig,
+    MixingType,
     PromptConfig,
 )
+from git_caption.params.paths import several
 from git_caption.params.schema import key
 
 
@@ -53,6 +55,11 @@ class PartsParams:
         None, help="the language model; with an architecture it starts from nothing"
     )
     mapper: MapperConfig | None = key(None, help="the network between the two; linear where not given")
+    mixing: MixingType | None = key(
+        None,
+        help="several image encoders, whose names image_encoder.name gives with commas, each with a mapper, or stored "
+        "prefixes in features: how their prefixes become one",
+    )
     input_resolution: int | None = key(
         None, minimum=1, help="side of the pictures that the image encoder sees, in pixels; None: the encoder's own"
     )
@@ -60,6 +67,18 @@ class PartsParams:
     decoding: DecodingParams | None = key(None, help="decoding defaults, kept in the checkpoint")
     clip_text: ClipTextConfig = key(ClipTextConfig(), help="the text tower of the contrastive objective")
     vocab_size: int = key(512, minimum=257, help="of the BPE trained on the texts, where the language model is new")
+
+    @property
+    def image_encoders(self) -> tuple[ImageEncoderConfig, ...]:
+        """The image encoders that `image_encoder` names, one or several that are mixed."""
+        if self.image_encoder is None:
+            return ()
+        return tuple(replace(self.image_encoder, name=name) for name in several(self.image_encoder.name))
+
+    @property
+    def mixes_stored(self) -> bool:
+        """Whether prefixes that other captioners have stored are to be mixed: there is no image encoder."""
+        return self.mixing is not None and self.image_encoder is None
 
     @property
     def initial(self) -> ModelParams | None:
@@ -79,7 +98,7 @@ class PartsParams:
         if self.objective == "language":
             yield from self._check_language()
         elif self.init_from is not None:
-            brought = ["mapper", "input_resolution"]
+            brought = ["mapper", "mixing", "input_resolution"]
             if not os.path.isfile(self.init_from):
                 brought += ["image_encoder", "language_model"]
             for name in brought:
@@ -88,16 +107,38 @@ class PartsParams:
             if self.objective == "contrastive":
                 yield ("init_from", "objective"), "'init_from': a captioner's checkpoint holds no text tower"
         else:
-            if self.image_encoder is None:
+            if self.image_encoder is None and self.mixing is None:
                 yield ("image_encoder",), "missing key 'image_encoder', or 'init_from': the visual tower"
             if self.language_model is None and self.objective == "caption":
                 yield ("language_model",), "missing key 'language_model', or 'init_from': the language model"
+        yield from self._check_mixing()
         if self.objective == "contrastive" and self.image_encoder and self.image_encoder.output != "pooled":
             message = "'objective': contrastive compares pooled features: set 'image_encoder.output' to pooled"
             yield ("objective", "image_encoder"), message
         if self.language_model and self.language_model.architecture is not None and self.language_model.weights:
             message = "'language_model': 'architecture' makes a new one and 'weights' names one: leave one of them out"
             yield ("language_model",), message
+
+    def _check_mixing(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        names = [encoder.name for encoder in self.image_encoders]
+        concerned = ("mixing", "image_encoder")
+        if "" in names:
+            yield concerned, f"'image_encoder.name': expected names divided by commas, found {','.join(names)!r}"
+        if len(names) > 1 and self.mixing is None and self.objective != "language":
+            listed = ", ".join(map(repr, names))
+            yield concerned, f"missing key 'mixing': cnn, hprod or mix-qdim, for {len(names)} image encoders: {listed}"
+        if len(names) == 1 and self.mixing is not None:
+            yield concerned, f"'mixing': of two image encoders at least, and there is one, {names[0]!r}"
+        if self.mixing is not None and self.objective != "caption":
+            yield ("mixing", "objective"), f"'mixing': of captioners, and 'objective' is {self.objective}"
+        if len(names) > 1 and self.image_encoder and (self.image_encoder.architecture or self.image_encoder.weights):
+            message = "'image_encoder': 'architecture' and 'weights' are of one; several are told by their names alone"
+            yield concerned, message
+        if self.mapper is not None and self.mapper.type == "stored":
+            yield ("mapper",), "'mapper.type': stored is what mixing makes of stored prefixes; name another"
+        elif self.mapper is not None and self.mixes_stored and self.init_from is None:
+            message = "'mapper': stored prefixes are mapped already; leave it out, or name image encoders"
+            yield ("mapper", "mixing"), message
 
     def _check_language(self) -> Iterator[tuple[tuple[str, ...], str]]:
         if self.language_model is None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-PresetName = Literal["git", "clipcap", "clipcap_opt", "instagram", "blip", "vit_gpt2", "llama_ca"]
+PresetName = Literal["git", "clipcap", "clipcap_opt", "nice", "instagram", "blip", "vit_gpt2", "llama_ca"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,25 @@ PRESETS: Mapping[PresetName, Preset] = {
         cases=_BY_FILE,
         words={"language_model.name": {"opt": "facebook/opt-2.7b"}},
     ),
+    "nice": Preset(
+        tool="Jhryu30/cvpr2023_challenge_clipcap",
+        defaults={
+            "mixing": "cnn",
+            "language_model.name": "facebook/opt-2.7b",
+            "prompt.caption": "a photo of",
+            "prompt.end": "\n",
+            "decoding.num_beams": 5,
+            "decoding.max_new_tokens": 30,
+            "max_caption_tokens": 32,
+            "tune": "mapper",
+            "epochs": 10,
+            "bs": 32,
+            "lr": 5e-4,
+            "warmup_steps": 5000,
+            "schedule": "linear",
+            "weight_decay": 0.01,
+        },
+    ),
     "instagram": Preset(
         tool="olafbrah/cs182proj",
         defaults={
@@ -145,6 +164,9 @@ def implied(told: Mapping[str, Any]) -> PresetName | None:
         return "blip"
     if "nb_ca" in told:
         return "llama_ca"
+    if "mixing" in told or "model_key" in told:
+        named = any(name.removeprefix("-").startswith(("image_encoder", "iet", "is_rn")) for name in told)
+        return "git" if named else "nice"
     if str(told.get("data")).endswith(".pkl"):
         return "clipcap"
     if "init_from" in told:

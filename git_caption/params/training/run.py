@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from git_caption.params.paths import several
 from git_caption.params.schema import group, key
 from git_caption.params.training.dataset import DatasetParams
 from git_caption.params.training.parts import PartsParams
@@ -48,7 +49,37 @@ class TrainingParams:
                 ("features", "train_image_encoder", "objective"),
                 "'features': the image encoder is trained, so that its features change: leave one of the two out",
             )
+        yield from self._check_mixing()
         yield from self._check_validation()
+
+    def _check_mixing(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        parts, dataset = self.parts, self.dataset
+        if parts.mixing is not None and dataset.pickled:
+            yield ("mixing", "data"), "'mixing': a pickle of ClipCap's holds the features of one image encoder"
+        if parts.init_from is not None or dataset.pickled:
+            return
+        if parts.mixes_stored and dataset.features is None:
+            message = "'mixing': name two image encoders, with commas, or give 'features', stored prefixes with commas"
+            yield ("mixing", "image_encoder", "features"), message
+        elif parts.mixes_stored and not dataset.stored:
+            yield ("augment", "mixing"), "'augment': changes pictures, and stored prefixes are mixed: leave it out"
+        elif parts.mixes_stored and self.validation.asked and self.validation.val_features is None:
+            message = "missing key 'val_features': stored prefixes are mixed, and no picture is looked at"
+            yield ("val_features", "mixing"), message
+        if parts.mixes_stored and self.tuning.train_image_encoder:
+            yield (
+                ("train_image_encoder", "mixing"),
+                "'train_image_encoder': there is none, for stored prefixes are mixed",
+            )
+        for name, files in (("features", dataset.features), ("val_features", self.validation.val_features)):
+            count, encoders = len(several(files or "")), len(parts.image_encoders)
+            if files is None or parts.objective != "caption":
+                continue
+            if parts.mixes_stored and count < 2:
+                yield (name, "mixing"), f"{name!r}: expected the prefixes of two captioners at least, found one file"
+            elif encoders and count != encoders:
+                message = f"a file of each of {encoders} image encoders is expected, found {count}"
+                yield (name, "image_encoder"), f"{name!r}: {message}"
 
     def _check_validation(self) -> Iterator[tuple[tuple[str, ...], str]]:
         validation = self.validation

@@ -47,13 +47,15 @@ SPELLINGS = (
     Spelling("mapper.prefix_length", ("prefix_length",)),
     Spelling("mapper.clip_length", ("prefix_length_clip",)),
     Spelling("mapper.layers", ("num_layers", "num_layres")),
+    Spelling("mixing", ("model_key",)),
     Spelling("language_model.name", ("language_model", "-lm")),
     Spelling("tune", ("only_prefix",), {"True": "mapper", "False": None}, switch=True),
     Spelling("tune", ("train_language_model",), {"True": "full", "False": "mapper"}, switch=True),
     Spelling("val_data", ("val_data_path",)),
     Spelling("report_to", ("report_to_wandb",), {"True": "wandb", "False": None}, switch=True),
     Spelling("warmup_steps", ("-ws",)),
-    Spelling("output_dir", ("out_dir", "output_path")),
+    Spelling("output_dir", ("out_dir", "output_path", "output_folder")),
+    Spelling("epochs", ("total_epoch",)),
 )
 
 FILE_PREFIX = "prefix"

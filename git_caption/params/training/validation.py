@@ -24,7 +24,7 @@ class ValidationParams:
     val_image_tsv: str | None = key(None, help="pictures of the validation set, as image_tsv", kind="input_file")
     val_caption_tsv: str | None = key(None, help="their captions, as caption_tsv", kind="input_file")
     val_question_tsv: str | None = key(None, help="their questions, as question_tsv", kind="input_file")
-    val_features: str | None = key(None, help="features of the validation set, as features", kind="input_file")
+    val_features: str | None = key(None, help="features of the validation set, as features", kind="input_files")
     val_images: int | None = key(
         1000, minimum=1, help="pictures of the validation set that are used, chosen by the seed; None: all"
     )
