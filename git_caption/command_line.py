@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             "--debug", action="store_true", help="add the traceback to an error, and the libraries' messages"
         )
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse does; beside a flag that there is not stands the one most like it."""
         given, unknown = self.parse_known_args(args, namespace)
         if unknown:
