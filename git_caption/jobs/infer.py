@@ -43,10 +43,7 @@ from git_caption.tsv.writer import write_atomically
 def single_tsv(params: SingleTsvParams) -> None:
     """Caption every row of an image TSV, or answer its questions, into a TSV in the same order."""
     running = on_own_device(params.running)
-    prompting = params.prompting
-    if params.question_tsv is not None:
-        prompting = replace(prompting, prompted=False)  # what stands before captions is of no use
-    captioner = load_captioner(params.model, running, prompting)
+    captioner = load_captioner(params.model, running, params.prompting)
     with processes.rank_0_first():  # it writes the index of the TSV
         source = _rows(params, captioner)
     task: Task = "caption" if params.question_tsv is None else "answer"
@@ -69,10 +66,12 @@ def _rows(params: SingleTsvParams, captioner: Captioner) -> ImageTsvSource | Fea
     """The images of the job, or features in their place. Raises UsageError if these are not the captioner's."""
     if params.features is None:
         assert params.image_tsv is not None, "checked with the parameters"
-        return ImageTsvSource(params.image_tsv, params.question_tsv, captioner.reader, _base_reader(captioner))
+        base_reader = _base_reader(captioner) if params.question_tsv is None else None
+        return ImageTsvSource(params.image_tsv, params.question_tsv, captioner.reader, base_reader)
     source = FeatureSource(params.features, params.question_tsv)
     source.cache.check_origins(_origins(params.model, captioner, source.what), params.model.path)
-    if captioner.base is not None and (source.what == "prefix" or not captioner.base.shares_features):
+    base = captioner.base if params.question_tsv is None else None
+    if base is not None and (source.what == "prefix" or not base.shares_features):
         raise UsageError(
             f"'features': the base captioner of {params.model.path} takes others; give 'image_tsv', or 'prompted': "
             "False for captions without it"
@@ -94,14 +93,13 @@ def _origins(model: ModelParams, captioner: Captioner, what: What) -> tuple[Feat
 def single_image(params: SingleImageParams) -> None:
     """Print the caption of an image, or the answer to a question about it; a line for each of several images."""
     images = _several(params.image_path)
-    prompting = replace(params.prompting, prompted=False) if params.prompt else params.prompting
-    captioner = load_captioner(params.model, params.running, prompting)
+    captioner = load_captioner(params.model, params.running, params.prompting)
     task: Task = "answer" if params.prompt else "caption"
     decoding = captioner.decoding(params.decoding, task)
     prompt = captioner.question_prompt(params.prompt) if params.prompt else captioner.caption_prompt()
     if images is None:
         pixels = captioner.pixels(params.image_path)
-        if captioner.base is not None:
+        if captioner.base is not None and not params.prompt:
             (prompt,) = captioner.base.prompts([params.image_path], 1)
         name = params.image_path if isinstance(params.image_path, str) else params.image_path[0]
         found = captioner.describe([pixels], [prompt], decoding, [Identity(os.path.basename(name))])
@@ -246,8 +244,9 @@ def _described(
     for start in range(0, len(files), captioning.batch_size):
         read = {path: _read(captioning.captioner, path) for path in files[start : start + captioning.batch_size]}
         good = {path: image for path, image in read.items() if not isinstance(image, DataError)}
-        base = captioning.captioner.base
-        prompts = [prompt] * len(good) if base is None else base.prompts(list(good), captioning.batch_size)
+        prompts = [prompt] * len(good)
+        if captioning.captioner.base is not None and not captioning.answers:
+            prompts = captioning.captioner.base.prompts(list(good), captioning.batch_size)
         rows = [
             (number, own, Identity(os.path.basename(path)))
             for number, (path, own) in enumerate(zip(good, prompts, strict=True))

@@ -73,7 +73,7 @@ class ModelParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatParams:
-    """What stands before a caption, and whether prompts are plain text or a chat, as instruct models were trained on."""
+    """What stands before a caption, and whether prompts are a chat, as instruct models were trained on."""
 
     prompted: bool | None = key(
         None,

@@ -177,7 +177,9 @@ def _continued(params: TrainingParams, device: torch.device) -> Parts:
     """The parts of a checkpoint; a part that is trained now is stored from now on, not referred to."""
     told, tuning = params.parts, params.tuning
     assert told.initial is not None, "asked by the caller"
-    captioner = Captioner.load(told.initial.path, **told.initial.told, device=str(device), dtype="float32")
+    captioner = Captioner.load(
+        told.initial.path, **told.initial.told, device=str(device), dtype="float32", prompted=False
+    )
     config, network = captioner.own_parts()
     if any(encoder.transform.resize == "keep" for encoder in config.encoders):
         raise UsageError(
