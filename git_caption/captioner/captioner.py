@@ -27,6 +27,7 @@ from git_caption.model.git import GitNetwork
 from git_caption.model.quantization import Quantization
 from git_caption.model.vision import Features, Prefix
 from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
+from git_caption.params.device_split import DeviceSplit
 from git_caption.params.infer import MappingType, ModelParams
 from git_caption.params.model import BaseCaptionerConfig, CaptionerConfig
 from git_caption.params.schema import parse
@@ -96,7 +97,7 @@ class Captioner:
         quantization: Quantization | None = None,
         device: str = "auto",
         dtype: Dtype = "auto",
-        device_map: str | Mapping[str, int | str] | None = None,
+        device_map: str | Mapping[str, int | str] | DeviceSplit | None = None,
         max_memory: Mapping[str, int | str] | None = None,
         prompted: bool | None = None,
     ) -> Captioner:

@@ -50,6 +50,11 @@ def train(params: TrainingParams) -> Summary:
 
     require_installed(params.saving.trackers)
     _require_cider(params.validation)
+    if (name := params.computing.spreads) is not None and processes.world_size() > 1:
+        raise UsageError(
+            f"{name!r}: the language model is spread over the devices of one process, and a launcher started "
+            f"{processes.world_size()}: start one, or leave it out"
+        )
     processes.as_torchrun()
     from git_caption.pipeline.lock import locked
 

@@ -57,6 +57,8 @@ class TrainingParams:
         elif self.prompting.prompted and self.prompting.base_captioner is None and self.parts.init_from is None:
             message = "whose captions? Give 'base_captioner', or go on from 'init_from'"
             yield ("prompted", "base_captioner", "init_from"), f"'prompted': {message}"
+        if (name := self.computing.spreads) is not None and self.parts.objective != "caption":
+            yield (name, "objective"), f"{name!r}: splits the language model of a captioner: leave it out"
         yield from self._check_mixing()
         yield from self._check_validation()
 
