@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import shlex
 from pathlib import Path
 
@@ -34,7 +35,12 @@ ENCODERS = {
     "RN50x4": ("timm/resnet50x4_clip.openai", 640, RESNET),
 }
 SIZES = {"gpt2": {"n_positions": 256}}  # of few tokens the template of a base caption takes many
-LANGUAGE_MODELS = {"gpt2": "gpt2", "gpt2-large": "gpt2", "decapoda-research/llama-7b-hf": "llama"}
+LANGUAGE_MODELS = {
+    "gpt2": "gpt2",
+    "gpt2-large": "gpt2",
+    "decapoda-research/llama-7b-hf": "llama",
+    "facebook/opt-2.7b": "opt",
+}
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +178,22 @@ def test_clipcap_trains_its_transformer_alone(switches, encoder, width, desk, ca
     assert made["image_encoder"]["name"] == encoder
     sizes = {name: made["mapper"][name] for name in ("type", "prefix_length", "clip_length", "layers", "heads")}
     assert sizes == {"type": "transformer", "prefix_length": 40, "clip_length": 40, "layers": 8, "heads": 8}
+
+
+def test_clipcap_splits_opt_over_gpus(desk, capsys):
+    pickled(Path("data/F.pkl"), 512)
+    line = "train.py --preset clipcap_opt --data data/F.pkl --only_prefix --device 123 --pn 411"
+    computing = parse_command(shlex.split(line)[1:]).computing
+    assert (computing.device, computing.device_split) == ("cuda:1", "1:4,2:11,3")
+    if torch.cuda.device_count() < 4:
+        assert main(shlex.split(line)[1:]) == 2
+        assert re.fullmatch(r"error: .*torch sees \d CUDA devices.*\n", capsys.readouterr().err)
+    assert main([*arguments(line), "--bs", "40", "--epochs", "1"]) == 0, (
+        capsys.readouterr().err
+    )  # on one CPU, undivided
+    made = config("checkpoints/clipcap_opt")
+    assert (made["language_model"]["name"], made["mapper"]["prefix_length"]) == ("facebook/opt-2.7b", 32)
+    assert stored("checkpoints/clipcap_opt") == {"mapper"}
 
 
 @pytest.fixture

@@ -133,22 +133,18 @@ def _over(lower: Flat, upper: Flat) -> Flat:
 
 def _split(given: Flat, preset: PresetName | None, where: str) -> Flat:
     """Old figures for GPUs and for the blocks on each under their own keys. Raises UsageError for other figures."""
-    numbers = given.get(spellings.SPLIT)
-    rest = {key: value for key, value in given.items() if key != spellings.SPLIT}
-    devices = str(rest.get("device", ""))
-    if not devices.isdecimal() and spellings.SPLIT in given:
-        if not devices:
-            devices = spellings.SPLIT_DEVICES
-        else:  # one device by its name takes all blocks, as one figure does
-            return rest
-    if not devices.isdecimal() or (spellings.SPLIT not in given and preset != "clipcap_opt"):
-        return rest
+    kept = {key: value for key, value in given.items() if key != spellings.SPLIT}
+    blocks = given.get(spellings.SPLIT)
+    if blocks is None and preset != "clipcap_opt":
+        return kept
+    devices = str(kept.get("device", "" if blocks is None else spellings.SPLIT_DEVICES))
+    if not devices.isdecimal():  # one device by its name takes all blocks
+        return kept
     try:
-        split = old_split(devices, str(spellings.SPLIT_BLOCKS if numbers is None else numbers))
+        split = old_split(devices, str(spellings.SPLIT_BLOCKS if blocks is None else blocks))
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
-    own: Flat = {"device": f"cuda:{split.first}"}
-    return {**rest, **own, **({"device_split": str(split)} if split.ends else {})}
+    return {**kept, "device": f"cuda:{split.first}", **({"device_split": str(split)} if split.ends else {})}
 
 
 def _unless_told(preset: Preset, given: Flat) -> Flat:
