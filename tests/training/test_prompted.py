@@ -23,6 +23,7 @@ from git_caption.training.base_captions import base_of
 from git_caption.training.main import main, parse_command
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import parse_caption_row
+from tests import pretrained_models
 from tests.small_captioner import small_captioner
 
 ASKED = "A photo: {caption}. Now a post:"
@@ -173,6 +174,22 @@ def test_another_base_captioner_sees_pictures_its_own_way(home, tmp_path):
     features = {"features": str(tmp_path / "features"), "model_path": str(out)}
     assert job(home, tmp_path / "stored.tsv", **features) == 2
     assert job(home, tmp_path / "stored.tsv", **features, prompted=False) == 0
+
+
+def test_a_pretrained_captioner_may_be_the_base(home, tmp_path, capsys):
+    flags = ["--prompted", "--base_captioner", str(pretrained_models.blip(tmp_path / "blip"))]
+    flags += ["--base_template", ASKED, "--base_decoding.max_new_tokens", "5"]
+    assert main(line(home, tmp_path / "out", *flags)) == 0, capsys.readouterr().err
+    captioner = Captioner.load(tmp_path / "out", device="cpu")
+    blip = Captioner.load(tmp_path / "blip", device="cpu")
+    blip.config = replace(blip.config, decoding=DecodingParams(max_new_tokens=5))
+    wanted = by_hand(captioner, blip, pictures(home), ASKED)
+    assert job(home, tmp_path / "with.tsv", model_path=str(tmp_path / "out")) == 0
+    assert captions(tmp_path / "with.tsv") == wanted
+    told = {"type": "export", "model_path": str(tmp_path / "out"), "out_dir": str(tmp_path / "whole")}
+    assert inference(["-p", json.dumps(told)]) == 2
+    assert "a pretrained captioner is neither saved as a checkpoint nor trained" in capsys.readouterr().err
+    assert not (tmp_path / "whole" / "config.json").exists()
 
 
 def test_stored_features_stand_for_the_pictures_of_both(home, styled, tmp_path):
