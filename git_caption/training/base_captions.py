@@ -18,10 +18,9 @@ from git_caption import processes
 from git_caption.captioner import checkpoint
 from git_caption.captioner.base import model_of, source_of
 from git_caption.captioner.captioner import BATCH_SIZE, Captioner
-from git_caption.captioner.feature_origin import feature_origin
+from git_caption.captioner.feature_origin import feature_origins
 from git_caption.captioner.loading import captioner_folder, dtype_of
 from git_caption.errors import UsageError
-from git_caption.images.reader import ImageReader
 from git_caption.params.infer import ModelParams
 from git_caption.params.model import BaseCaptionerConfig, CaptionerConfig
 from git_caption.params.training.prompting import TEMPLATE
@@ -31,7 +30,9 @@ from git_caption.pipeline.run import run
 from git_caption.pipeline.workers import RowSource
 from git_caption.samples.clipcap_pickle import ClipCapPickle
 from git_caption.samples.feature_rows import EncodedSamples
+from git_caption.samples.features import FeatureCache
 from git_caption.samples.inputs import identity
+from git_caption.samples.joint_features import JointFeatures
 from git_caption.samples.prompted import Prompted, Uncaptioned
 from git_caption.samples.sample import FeatureSample, ImageSample
 from git_caption.samples.training_data import TrainingSamples
@@ -156,30 +157,36 @@ def _base_in(model: ModelParams) -> BaseCaptionerConfig | None:
 
 
 def _rows(opened: Opened, captioner: Captioner, model: ModelParams) -> Uncaptioned:
-    """What the base captioner is shown: stored features where they are its own, else the pictures."""
-    reader: ImageReader = captioner.reader
-    if opened.features is None:
-        return Uncaptioned(TrainingSamples(opened.data, reader))
-    if fault := _misfit(opened, captioner, model):
-        if isinstance(opened.data, ClipCapPickle):
-            raise UsageError(f"{opened.features.path}: {fault}, and there are no pictures: name another base captioner")
-        return Uncaptioned(TrainingSamples(opened.data, reader))
-    return Uncaptioned(EncodedSamples(opened.data, opened.features))
+    """What the base captioner is shown: stored features where they are its own, else the pictures.
 
-
-def _misfit(opened: Opened, captioner: Captioner, model: ModelParams) -> str | None:
-    """Why features are not those that the base captioner takes."""
-    features, config = opened.features, captioner.config
-    assert features is not None, "asked by the caller"
-    if not isinstance(config, CaptionerConfig):
-        return "a pretrained captioner takes no stored features"
+    Raises:
+        UsageError: the features are another's, and there are no pictures.
+    """
+    features = opened.features
+    if features is None:
+        return Uncaptioned(TrainingSamples(opened.data, captioner.reader))
     if isinstance(features, ClipCapPickle):
-        _, network = captioner.own_parts()
-        if config.image_encoder.output != "pooled" or network.image_encoder.width != features.width:
-            return f"features of width {features.width} are not those of {config.image_encoder.name!r}"
-        return None
-    return (
-        "they are of another image encoder"
-        if features.description.origin.differences(feature_origin(config, model))
-        else None
-    )
+        _require_width(features, captioner, model)
+    elif not _are_its_own(features, captioner, model):
+        return Uncaptioned(TrainingSamples(opened.data, captioner.reader))
+    return Uncaptioned(EncodedSamples(opened.data, features))
+
+
+def _are_its_own(features: FeatureCache | JointFeatures, captioner: Captioner, model: ModelParams) -> bool:
+    if not isinstance(captioner.config, CaptionerConfig):
+        return False
+    try:
+        features.check_origins(feature_origins(captioner.config, model), model.path)
+    except UsageError:
+        return False
+    return True
+
+
+def _require_width(features: ClipCapPickle, captioner: Captioner, model: ModelParams) -> None:
+    config = captioner.config
+    pooled = isinstance(config, CaptionerConfig) and config.image_encoder.output == "pooled"
+    if not pooled or captioner.own_parts()[1].image_encoder.width != features.width:
+        raise UsageError(
+            f"{features.path}: holds pooled features of width {features.width} and no pictures, and the base captioner "
+            f"{model.path} takes others: name another 'base_captioner'"
+        )
