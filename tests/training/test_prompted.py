@@ -158,7 +158,7 @@ def test_questions_are_asked_without_a_base_caption(home, styled, tmp_path, caps
 
 
 def test_another_base_captioner_sees_pictures_its_own_way(home, tmp_path):
-    out = home / "runs" / "by_other"
+    out = tmp_path / "runs" / "by_other"
     flags = ["--prompted", "--base_captioner", str(home / "other"), "--base_template", ASKED]
     assert main(line(home, out, *flags, "--base_decoding", "{'num_beams': 1, 'max_new_tokens': 4}")) == 0
     captioner = Captioner.load(out, device="cpu")
@@ -200,7 +200,7 @@ def test_stored_features_stand_for_the_pictures_of_both(home, styled, tmp_path):
     flags = ["--prompted", "--tune", "full", "--features", str(tmp_path / "train")]
     assert main(line(home, tmp_path / "runs" / "stored", *flags)) == 0
     (made,) = (tmp_path / "runs" / "base_captions").glob("*.tsv")
-    assert captions(made) == captions(kept(home, 16)[0])
+    assert captions(made) in [captions(path) for path in kept(home, 16)]  # of the pictures themselves
     assert job(home, tmp_path / "out.tsv", model_path=str(styled), features=str(tmp_path / "test")) == 0
     assert captions(tmp_path / "out.tsv") == Captioner.load(styled, device="cpu").caption(pictures(home))
 
