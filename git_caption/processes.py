@@ -178,6 +178,10 @@ class Ranks:
         self._rest()
         return code
 
+    def part(self) -> None:
+        """Each goes on by itself; nothing shows any longer that this process lives."""
+        self._rest()
+
     def _told(self) -> bool:
         """Whether rank 0 has shown the failure that it knows of."""
         latest = time.monotonic() + END_SECONDS
@@ -275,6 +279,23 @@ def meet(seconds: float = MEET_SECONDS) -> None:
             "the port is free and reachable"
         ) from error
     _met = Ranks(number, size, _part_of(store, f"git_caption/{os.environ.get(ATTEMPT, '0')}/{size}"))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Inside, the processes of a run that are by themselves else have met; it is done once in a run.
+
+    Raises as `meet`.
+    """
+    global _met
+    if _met is not None:
+        yield
+        return
+    meet()
+    yield
+    if _met is not None:
+        _met.part()
+        _met = None
 
 
 def _part_of(store: Any, name: str) -> Store:

@@ -34,12 +34,12 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def language_model(folder: Path, family: str = "gpt2", seed: int = 0) -> Path:
-    """A random language model with a tokenizer, in `folder` as `save_pretrained` writes them."""
+def language_model(folder: Path, family: str = "gpt2", seed: int = 0, **sizes: Any) -> Path:
+    """A random language model with a tokenizer, in `folder` as `save_pretrained` writes them; `sizes` over `SIZES`."""
     tokenizer = train_bpe(TEXTS, 300, folder)
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
-        family, vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, pad_token_id=0, **SIZES[family]
+        family, vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, pad_token_id=0, **{**SIZES[family], **sizes}
     )
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # large enough that texts differ from image to image

@@ -14,6 +14,8 @@ FAMILIES = {
     2: "ClipCap",
     3: "LoRA, head or mapper: from a captioner of one caption style to another",
     4: "Mixing of several image encoders",
+    5: "Model parallel: a language model split over devices, here CPU memory and disk",
+    7: "Prompted style transfer: after the captions of a base captioner",
 }
 LINEAR_NORM = {"type": "linearLn"}
 MLP = {"type": "mlp", "prefix_length": 10}
@@ -59,7 +61,12 @@ def clipcap(mapper: Mapping[str, Any], encoder: str = "resnet", **others: Any) -
     return captioner(encoder, "pooled", mapper, "gpt2", **others)
 
 
-def restyled(trained: str, *, whole: bool = False, **tuning: Any) -> Row:
+def split(device_split: str) -> dict[str, Any]:
+    """ClipCap on OPT, whose blocks are on several devices."""
+    return captioner("resnet", "pooled", TRANSFORMER, "opt", **FROZEN, device_split=device_split)
+
+
+def restyled(trained: str, *, family: int = 3, whole: bool = False, **tuning: Any) -> Row:
     """From the captioner of the plain style to the counted one."""
     keys = {
         **PICTURES,
@@ -75,7 +82,7 @@ def restyled(trained: str, *, whole: bool = False, **tuning: Any) -> Row:
         "num_workers": 0,
         **tuning,
     }
-    return Row(3, "ResNet grid, linear, GPT-2", trained, keys, whole, COUNTED)
+    return Row(family, "ResNet grid, linear, GPT-2", trained, keys, whole, COUNTED)
 
 
 MIXED = {
@@ -121,4 +128,7 @@ ROWS: dict[str, Row] = {
     "mapper": restyled("mapper", tune="mapper"),
     "full": restyled("mapper, LM", tune="full"),
     "mixing": Row(4, "ResNet and ViT pooled, mlp, hprod, GPT-2", "mappers, mixing, LM", MIXED, whole=True),
+    "split": Row(5, "ResNet pooled, transformer, OPT", "mapper", split("cpu:1,disk"), whole=True),
+    "prompted": restyled("mapper, LM", family=7, tune="full", prompted=True, whole=True),
+    "prompted_lora": restyled("mapper, LoRA r 4", family=7, tune="lora", lora_rank=4, prompted=True),
 }

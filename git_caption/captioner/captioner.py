@@ -27,14 +27,16 @@ from git_caption.model.git import GitNetwork
 from git_caption.model.quantization import Quantization
 from git_caption.model.vision import Features, Prefix
 from git_caption.params.decoding import Decoding, DecodingParams, Task, resolve
+from git_caption.params.device_split import DeviceSplit
 from git_caption.params.infer import MappingType, ModelParams
-from git_caption.params.model import CaptionerConfig
+from git_caption.params.model import BaseCaptionerConfig, CaptionerConfig
 from git_caption.params.schema import parse
 from git_caption.text.prompts import begins_word, prompt_ids, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from git_caption.captioner.base import Base
     from git_caption.model.pretrained import PretrainedNetwork
     from git_caption.params.pretrained import PretrainedConfig
 
@@ -53,6 +55,7 @@ class Captioner:
         tokenizer: the language model's.
         fingerprint: a digest of the weights and of all in the config that can change a text.
         exact_decode: whether large JPEGs are decoded in full, rather than scaled down on the way.
+        base: the base captioner, whose caption of a picture stands before the caption; None: there is none.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Captioner:
         tokenizer: PreTrainedTokenizerBase,
         fingerprint: str = "",
         exact_decode: bool = False,
+        base: Base | None = None,
     ) -> None:
         """Join parts that are there already; `load` reads them from a path.
 
@@ -75,6 +79,7 @@ class Captioner:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
         self.exact_decode = exact_decode
+        self.base = base
 
     @classmethod
     def load(
@@ -92,8 +97,9 @@ class Captioner:
         quantization: Quantization | None = None,
         device: str = "auto",
         dtype: Dtype = "auto",
-        device_map: str | Mapping[str, int | str] | None = None,
+        device_map: str | Mapping[str, int | str] | DeviceSplit | None = None,
         max_memory: Mapping[str, int | str] | None = None,
+        prompted: bool | None = None,
     ) -> Captioner:
         """Load a captioner.
 
@@ -113,6 +119,7 @@ class Captioner:
             dtype: of weights and activations; `auto` is float32 on a CPU, bfloat16 on a GPU.
             device_map: over which devices the language model is spread (`DeviceMap`); the others are on `device`.
             max_memory: what `device_map` may use of each.
+            prompted: whether captions follow one of the checkpoint's base captioner; None: where it has one.
 
         Raises:
             UsageError: a path that is not there, or keys that contradict what the path says.
@@ -134,8 +141,17 @@ class Captioner:
             from git_caption.captioner.pretrained import load_pretrained  # here, for its captioners extend this class
 
             _runs_as_it_is(folder, model.told | ({} if device_map is None else {"device_map": device_map}))
+            _require_base(None, prompted, path)
             return load_pretrained(folder, quantization or "none", on, dtype_of(dtype, on), exact_decode)
-        return cls(*load(model, quantization, on, dtype_of(dtype, on), spread), exact_decode)
+        config, network, tokenizer, fingerprint = load(model, quantization, on, dtype_of(dtype, on), spread)
+        _require_base(config.base, prompted, path)
+        if config.base is None or prompted is False:
+            return cls(replace(config, base=None), network, tokenizer, fingerprint, exact_decode)
+        from git_caption.captioner.base import load_base  # here, for it loads a captioner too
+
+        base = load_base(config, model, on, dtype_of(dtype, on), exact_decode)
+        both = hashlib.sha256(f"{fingerprint} {base.captioner.fingerprint}".encode()).hexdigest()
+        return cls(config, network, tokenizer, both, exact_decode, base)
 
     def with_chat(self, chat: bool | None = None, system: str | None = None) -> Captioner:
         """The same captioner with prompts that are a chat, or are plain text; None is as they are.
@@ -153,12 +169,13 @@ class Captioner:
         for _, fault in prompt.check():
             raise UsageError(fault)
         config = replace(self.config, prompt=prompt)
-        return Captioner(config, self.network, self.tokenizer, self.fingerprint, self.exact_decode)
+        return Captioner(config, self.network, self.tokenizer, self.fingerprint, self.exact_decode, self.base)
 
     def save(self, folder: str | Path) -> None:
         """Write the captioner as a checkpoint directory. Raises as `checkpoint.save` and `own_parts`."""
         config, network = self.own_parts()
-        checkpoint.save(config, network, self.tokenizer, Path(folder))
+        save_base = None if self.base is None else self.base.captioner.save
+        checkpoint.save(config, network, self.tokenizer, Path(folder), save_base)
 
     def own_parts(self) -> tuple[CaptionerConfig, GitNetwork]:
         """The config and the network of a captioner that is image encoder, mapper and language model.
@@ -185,7 +202,8 @@ class Captioner:
 
         Args:
             images: what to caption.
-            prompt: text the captions go on from; the checkpoint's own if empty.
+            prompt: text the captions go on from; if empty the checkpoint's own, or the base captioner's caption in
+                its template.
             batch_size: images computed at once.
             **decoding: keys of `DecodingParams`.
 
@@ -194,6 +212,8 @@ class Captioner:
             UsageError: decoding keys that are unknown or contradict each other, or what is no list of images.
         """
         prompts = [self.caption_prompt(prompt)] * _count(images)
+        if self.base is not None and not prompt:
+            prompts = self.base.prompts(images, batch_size)
         return self._texts(images, prompts, [None] * len(images), "caption", decoding, batch_size)
 
     def answer(
@@ -374,6 +394,11 @@ class Captioner:
         if all(len(frames) == 1 for frames in pixels):
             return self.encode_many([frames[0] for frames in pixels], len(pixels))
         return Features.joined([self.encode_frames(frames) for frames in pixels])
+
+
+def _require_base(base: BaseCaptionerConfig | None, prompted: bool | None, path: str | Path) -> None:
+    if prompted and base is None:
+        raise UsageError(f"{path}: 'prompted' is True, and it has no base captioner: leave 'prompted' out")
 
 
 def _count(images: Sequence[Frames]) -> int:

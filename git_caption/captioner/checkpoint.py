@@ -1,7 +1,8 @@
 """A checkpoint directory: config.json, model.safetensors, tokenizer/, adapter/, replaced together and loaded exactly.
 
 What was trained is in model.safetensors under `image_encoder.`, `mapper.`, `language_model.` and `temporal.`, LoRA on
-the language model in adapter/; a frozen part is a source (hub id or path, revision, sha256) in config.json instead.
+the language model in adapter/, a base captioner in base/, a checkpoint itself; a frozen part is a source (hub id or
+path, revision, sha256) in config.json instead.
 Other files of the folder are left alone.
 """
 
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -31,13 +32,19 @@ if TYPE_CHECKING:
     from git_caption.model.git import GitNetwork
     from git_caption.model.vision import ImageEncoder
 
-CONFIG, WEIGHTS, TOKENIZER, ADAPTER = "config.json", "model.safetensors", "tokenizer", "adapter"
+CONFIG, WEIGHTS, TOKENIZER, ADAPTER, BASE = "config.json", "model.safetensors", "tokenizer", "adapter", "base"
 WRITING, WRITTEN = ".saving", ".saved"
 VERSIONED = {"torch": "torch", "transformers": "transformers", "open_clip": "open_clip_torch"}
 BLOCK = 1 << 20
 
 
-def save(config: CaptionerConfig, network: GitNetwork, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save(
+    config: CaptionerConfig,
+    network: GitNetwork,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    save_base: Callable[[Path], None] | None = None,
+) -> None:
     """Write a checkpoint, or replace the one in `folder`; killed at any moment, the old or the new one is there.
 
     Args:
@@ -47,6 +54,7 @@ def save(config: CaptionerConfig, network: GitNetwork, tokenizer: PreTrainedToke
         network: the trained network, with an adapter on its language model where `config.adapter` tells of one.
         tokenizer: the language model's.
         folder: made where it is not there.
+        save_base: writes the base captioner as a checkpoint, where `config.base` tells of one without a source.
     """
     from safetensors.torch import save_file
 
@@ -63,6 +71,9 @@ def save(config: CaptionerConfig, network: GitNetwork, tokenizer: PreTrainedToke
     save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
     if config.adapter is not None:
         write_adapter(network.language_model, config.language_model.weights, new / ADAPTER)
+    if config.base is not None and config.base.source is None:
+        assert save_base is not None, "a base captioner without a source is stored"
+        save_base(new / BASE)
     for path in new.rglob("*.safetensors"):
         shutil.copymode(new / CONFIG, path)  # safetensors writes for the owner alone, whatever the umask
     for path in [*new.rglob("*"), new]:
@@ -93,6 +104,11 @@ def tokenizer_folder(folder: Path) -> Path:
 def adapter_folder(folder: Path) -> Path:
     """The folder of the checkpoint's adapter, where its config tells of one."""
     return _current(folder, ADAPTER)
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of the checkpoint's base captioner, where its config tells of one without a source."""
+    return _current(folder, BASE)
 
 
 def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
@@ -207,7 +223,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 def _checkpoint_files(folder: Path) -> dict[str, Path]:
     files = {name: _current(folder, name) for name in (CONFIG, WEIGHTS)}
-    for name in (TOKENIZER, ADAPTER) if _tells_of_an_adapter(files[CONFIG]) else (TOKENIZER,):
+    for name in _folders(files[CONFIG]):
         held = _current(folder, name)
         inner = [path for path in held.rglob("*") if path.is_file()]
         files |= {f"{name}/{path.relative_to(held).as_posix()}": path for path in inner}
@@ -219,8 +235,12 @@ def read_json(folder: Path) -> dict[str, Any]:
     return read_object(_current(folder, CONFIG))
 
 
-def _tells_of_an_adapter(config: Path) -> bool:
-    return config.is_file() and read_object(config).get("adapter") is not None
+def _folders(config: Path) -> list[str]:
+    """The folders beside the files, as a config.json tells."""
+    told = read_object(config) if config.is_file() else {}
+    base = told.get("base")
+    stored = isinstance(base, dict) and base.get("source") is None
+    return [TOKENIZER, *([ADAPTER] if told.get("adapter") is not None else []), *([BASE] if stored else [])]
 
 
 def _sha256_of_file(path: Path) -> str:
@@ -266,12 +286,14 @@ def _finish_saving(folder: Path) -> None:
     done = folder / WRITTEN
     if not done.is_dir():
         return
-    for name in (TOKENIZER, ADAPTER):
+    for name in (TOKENIZER, ADAPTER, BASE):
         if (done / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)
             (done / name).rename(folder / name)
-    if _tells_of_an_adapter(folder / CONFIG) and not _tells_of_an_adapter(_current(folder, CONFIG)):
-        shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    kept = _folders(_current(folder, CONFIG))
+    for name in _folders(folder / CONFIG):  # of the checkpoint that is replaced
+        if name not in kept:
+            shutil.rmtree(folder / name, ignore_errors=True)
     for name in (WEIGHTS, CONFIG):
         if (done / name).is_file():
             (done / name).replace(folder / name)

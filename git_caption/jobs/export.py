@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from git_caption.captioner import checkpoint
@@ -11,7 +12,7 @@ from git_caption.params.export import ExportParams
 
 
 def export(params: ExportParams) -> None:
-    """Write a captioner with all its parts in model.safetensors, frozen ones too; none is referred to.
+    """Write a captioner with all its parts in model.safetensors, frozen ones too, and its base captioner beside it.
 
     Raises as `Captioner.load` does, and UsageError for a pretrained captioner, which is self-contained as it is.
     """
@@ -19,8 +20,16 @@ def export(params: ExportParams) -> None:
     captioner = Captioner.load(
         model.path, **model.told, quantization=params.quantization, device="cpu", dtype=params.dtype
     )
+    out = Path(params.out_dir)
+    _write(captioner, out)
+    print(f"wrote {out}: {(out / checkpoint.WEIGHTS).stat().st_size / 1e6:.1f} MB of weights")
+
+
+def _write(captioner: Captioner, out: Path) -> None:
     config, network = captioner.own_parts()
     whole = replace(config.holding_encoders(), language_model=replace(config.language_model, weights=None))
-    out = Path(params.out_dir)
-    checkpoint.save(whole, network, captioner.tokenizer, out)
-    print(f"wrote {out}: {(out / checkpoint.WEIGHTS).stat().st_size / 1e6:.1f} MB of weights")
+    save_base = None
+    if captioner.base is not None:
+        stored = replace(captioner.base.config, source=None, image_encoder_type=None, language_model=None)
+        whole, save_base = replace(whole, base=stored), partial(_write, captioner.base.captioner)
+    checkpoint.save(whole, network, captioner.tokenizer, out, save_base)

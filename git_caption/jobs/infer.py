@@ -21,6 +21,7 @@ from git_caption.captioner.feature_origin import feature_origin, feature_origins
 from git_caption.captioner.loading import dtype_of
 from git_caption.decoding.generate import Generated, Identity
 from git_caption.errors import DataError, JobFailed, UsageError
+from git_caption.images.reader import ImageReader
 from git_caption.params import paths
 from git_caption.params.decoding import Decoding, Task
 from git_caption.params.features import FeatureOrigin, What
@@ -65,10 +66,21 @@ def _rows(params: SingleTsvParams, captioner: Captioner) -> ImageTsvSource | Fea
     """The images of the job, or features in their place. Raises UsageError if these are not the captioner's."""
     if params.features is None:
         assert params.image_tsv is not None, "checked with the parameters"
-        return ImageTsvSource(params.image_tsv, params.question_tsv, captioner.reader)
+        base_reader = _base_reader(captioner) if params.question_tsv is None else None
+        return ImageTsvSource(params.image_tsv, params.question_tsv, captioner.reader, base_reader)
     source = FeatureSource(params.features, params.question_tsv)
     source.cache.check_origins(_origins(params.model, captioner, source.what), params.model.path)
+    base = captioner.base if params.question_tsv is None else None
+    if base is not None and (source.what == "prefix" or not base.shares_features):
+        raise UsageError(
+            f"'features': the base captioner of {params.model.path} takes others; give 'image_tsv', or 'prompted': "
+            "False for captions without it"
+        )
     return source
+
+
+def _base_reader(captioner: Captioner) -> ImageReader | None:
+    return None if captioner.base is None else captioner.base.reader
 
 
 def _origins(model: ModelParams, captioner: Captioner, what: What) -> tuple[FeatureOrigin, ...]:
@@ -87,6 +99,8 @@ def single_image(params: SingleImageParams) -> None:
     prompt = captioner.question_prompt(params.prompt) if params.prompt else captioner.caption_prompt()
     if images is None:
         pixels = captioner.pixels(params.image_path)
+        if captioner.base is not None and not params.prompt:
+            (prompt,) = captioner.base.prompts([params.image_path], 1)
         name = params.image_path if isinstance(params.image_path, str) else params.image_path[0]
         found = captioner.describe([pixels], [prompt], decoding, [Identity(os.path.basename(name))])
         print(_printed(found[0], decoding))
@@ -107,7 +121,7 @@ def single_image(params: SingleImageParams) -> None:
 def coco(params: CocoParams) -> None:
     """Caption a split of COCO into a result JSON; a TSV of the same captions stays beside it."""
     captioner = load_captioner(params.model, params.running, params.prompting)
-    source = CocoImages(params.data_dir, params.data_type, params.p_test, captioner.reader)
+    source = CocoImages(params.data_dir, params.data_type, params.p_test, captioner.reader, _base_reader(captioner))
     decoding = captioner.decoding(params.decoding, "caption")
     print(_write(captioner, decoding, source, params.captions_tsv, params.running, answers=False))
     with TsvFile(params.captions_tsv) as rows:
@@ -123,13 +137,21 @@ def coco(params: CocoParams) -> None:
 def load_captioner(model: ModelParams, running: RunningParams, prompting: ChatParams | None = None) -> Captioner:
     """The captioner of these parameters; the last one loaded is kept for the next job of the same command."""
     spread = json.dumps([running.device_map, running.max_memory])
-    captioner = _loaded(model, running.device, running.dtype, running.quantization, running.exact_decode, spread)
+    prompted = None if prompting is None else prompting.prompted
+    on = (running.device, running.dtype, running.quantization, running.exact_decode, spread)
+    captioner = _loaded(model, *on, prompted)
     return captioner if prompting is None else captioner.with_chat(prompting.chat, prompting.system)
 
 
 @lru_cache(maxsize=1)
 def _loaded(
-    model: ModelParams, device: str, dtype: Any, quantization: Any, exact_decode: bool, spread: str
+    model: ModelParams,
+    device: str,
+    dtype: Any,
+    quantization: Any,
+    exact_decode: bool,
+    spread: str,
+    prompted: bool | None,
 ) -> Captioner:
     device_map, max_memory = json.loads(spread)
     return Captioner.load(
@@ -141,6 +163,7 @@ def _loaded(
         dtype=dtype,
         device_map=device_map,
         max_memory=max_memory,
+        prompted=prompted,
     )
 
 
@@ -221,7 +244,13 @@ def _described(
     for start in range(0, len(files), captioning.batch_size):
         read = {path: _read(captioning.captioner, path) for path in files[start : start + captioning.batch_size]}
         good = {path: image for path, image in read.items() if not isinstance(image, DataError)}
-        rows = [(number, prompt, Identity(os.path.basename(path))) for number, path in enumerate(good)]
+        prompts = [prompt] * len(good)
+        if captioning.captioner.base is not None and not captioning.answers:
+            prompts = captioning.captioner.base.prompts(list(good), captioning.batch_size)
+        rows = [
+            (number, own, Identity(os.path.basename(path)))
+            for number, (path, own) in enumerate(zip(good, prompts, strict=True))
+        ]
         texts = iter(captioning.texts(list(good.values()), rows))
         for path, image in read.items():
             yield path, image if isinstance(image, DataError) else next(texts)

@@ -152,8 +152,13 @@ def _place(layer: Any) -> None:
     device = getattr(getattr(layer.get_base_layer(), "_hf_hook", None), "execution_device", None)
     if device is None:
         return
-    for part in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector):
-        if any(parameter.is_meta for parameter in part.parameters()):
-            part.to_empty(device=device)  # filled by `load_adapter`
+    parts = (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector)
+    offloaded = any(parameter.is_meta for part in parts for parameter in part.parameters())
+    for part in parts:
+        if offloaded:
+            part.to_empty(device=device)
         else:
             part.to(device)
+    if offloaded:
+        for name in layer.lora_A:
+            layer.reset_lora_parameters(name, init_lora_weights=True)  # as peft does where weights are at hand

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,17 @@ from typing import Any
 
 import torch
 from accelerate.utils.modeling import convert_file_size_to_int
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from git_caption.errors import UsageError
+from git_caption.params.device_split import DeviceSplit
 
 Device = int | str
+AFTER = re.compile(
+    r"(^|[._])(final_layer_?norm|norm|ln_f|project_out)$"
+)  # in the names of what stands after the blocks
 
 
 @dataclass(frozen=True)
@@ -21,12 +28,12 @@ class DeviceMap:
     """Which module of a language model goes where.
 
     Attributes:
-        modules: `auto`, `balanced`, `balanced_low_0` or `sequential`; or names of modules with the device of each: the
-            number of a GPU, the name of a device, or `disk`.
+        modules: `auto`, `balanced`, `balanced_low_0` or `sequential`; names of modules with the device of each: the
+            number of a GPU, the name of a device, or `disk`; or a split of the blocks.
         max_memory: what accelerate may use of a device: bytes, or a text as `10GiB`; of the others, all there is.
     """
 
-    modules: str | Mapping[str, Device]
+    modules: str | Mapping[str, Device] | DeviceSplit
     max_memory: Mapping[str, Device] | None = None
 
     def options(self, folder: Path) -> dict[str, Any]:
@@ -42,13 +49,59 @@ class DeviceMap:
             faults.append(
                 f"'max_memory': expected bytes or texts as 10GiB or 500MB, found {dict(self.max_memory or {})}"
             )
-        modules: Any = self.modules
-        if not isinstance(self.modules, str):
-            modules = {name: _numbered(device) for name, device in self.modules.items()}
+        given = self.modules
+        if isinstance(given, DeviceSplit):
+            model = on_meta(folder)
+            given = "auto" if model is None else split_modules(model, given)  # loading it will say what is wrong
+        modules: Any = given
+        if not isinstance(given, str):
+            modules = {name: _numbered(device) for name, device in given.items()}
             faults += [f"'device_map': {fault}" for fault in [*_absent(modules.values()), *_misfits(folder, modules)]]
         if faults:
             raise UsageError("; ".join(faults))
         return {"device_map": modules, "max_memory": limits or None}
+
+
+def on_meta(folder: Path) -> PreTrainedModel | None:
+    """The language model of a folder without weights; None where the folder holds none."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=False
+            )
+        return model
+    except Exception:  # of wrong settings transformers raises nearly anything
+        return None
+
+
+def blocks_of(model: nn.Module) -> list[str]:
+    """The names of the model's blocks, in order; none where they are not known."""
+    return [name for name, part in model.named_modules() if isinstance(part, GradientCheckpointingLayer)]
+
+
+def split_modules(model: PreTrainedModel, split: DeviceSplit) -> dict[str, Device]:
+    """The device of each module of a model whose blocks are split.
+
+    Embeddings and output layer are on the first device: the two may be one tensor. What else is beside the blocks,
+    the norm after them and its like, is on the last one if its name says so.
+
+    Raises:
+        UsageError: the blocks of the model are not known.
+    """
+    blocks = blocks_of(model)
+    if not blocks:
+        raise UsageError(f"'device_split': the blocks of {type(model).__name__} are not known; give a 'device_map'")
+    modules: dict[str, Device] = {name: split.device_of(number) for number, name in enumerate(blocks)}
+    around = {".".join(name.split(".")[:depth]) for name in blocks for depth in range(name.count(".") + 1)}
+    for name, part in model.named_modules():
+        parent = name.rpartition(".")[0]
+        if name not in around and parent in around and name not in modules:
+            modules[name] = split.last if AFTER.search(name) else split.first
+        elif name in around:
+            for own, _ in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+                modules[f"{name}.{own}" if name else own] = split.first
+    return modules
 
 
 def _numbered(device: Device) -> Device:
@@ -80,11 +133,8 @@ def _absent(devices: Iterable[Device]) -> Iterator[str]:
 
 def _misfits(folder: Path, modules: Mapping[str, Device]) -> Iterator[str]:
     """Names that the model has not, parameters given two devices or none, and tied ones that would be torn apart."""
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except Exception:  # of wrong settings transformers raises nearly anything
+    model = on_meta(folder)
+    if model is None:
         return  # not a language model, which loading it will say
     parameters = dict(model.named_parameters(remove_duplicate=False))
     known = {*dict(model.named_modules()), *parameters}

@@ -12,6 +12,7 @@ from git_caption.params.pretrained import GIT_MODELS
 from git_caption.params.running import RunningParams
 from git_caption.params.schema import group, key, nearest
 
+UNASKED = "a base captioner's caption stands before captions alone"
 MappingType = Literal["None", "linear", "linearLn", "mlp", "transformer", "encoder_layer"]
 
 
@@ -72,7 +73,13 @@ class ModelParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatParams:
-    """Whether prompts are plain text or a chat, as instruct models were trained on."""
+    """What stands before a caption, and whether prompts are a chat, as instruct models were trained on."""
+
+    prompted: bool | None = key(
+        None,
+        help="a caption by the checkpoint's base captioner stands before the caption; None: where it has one; False: "
+        "captions without it",
+    )
 
     chat: bool | None = key(
         None, help="prompts go through the chat template of the model's tokenizer; None: as the checkpoint says"
@@ -99,6 +106,11 @@ class SingleImageParams:
     prompting: ChatParams = group(ChatParams, "chat")
     decoding: DecodingParams = group(DecodingParams, "decoding")
     running: RunningParams = group(RunningParams, "running")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """A base caption before what is no caption, as (keys concerned, message)."""
+        if self.prompt and self.prompting.prompted:
+            yield ("prompt", "prompted"), f"'prompted': {UNASKED}, and 'prompt' is a question: leave it out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +145,11 @@ class SingleTsvParams:
             yield both, "missing key 'image_tsv', or 'features' in its place"
         if self.image_tsv is not None and self.features is not None:
             yield both, "'image_tsv' and 'features' exclude each other; give one of them"
+        if self.question_tsv is not None and self.prompting.prompted:
+            yield (
+                ("question_tsv", "prompted"),
+                f"'prompted': {UNASKED}, and 'question_tsv' asks questions: leave it out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from git_caption.params.schema import key
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CUSTOM = "custom"
+BASE_CAPTION = "{caption}"
 AdapterTargets = Literal["attention", "feed_forward", "both"]
 MixingType = Literal["cnn", "hprod", "mix-qdim"]
 
@@ -165,6 +167,23 @@ class PromptConfig:
 
 
 @dataclass(frozen=True)
+class BaseCaptionerConfig:
+    """A frozen captioner, and where in the prompt for captions its own caption of the picture stands."""
+
+    template: str = key(help="prompt for captions; {caption} stands for the base captioner's caption")
+    source: WeightsSource | None = key(None, help="the base captioner; None: it is in base/ of the checkpoint")
+    image_encoder_type: str | None = key(None, help="image encoder of an old tool's file")
+    language_model: str | None = key(None, help="language model of an old tool's file")
+    decoding: DecodingParams = key(DecodingParams(), help="how its captions are decoded, where not as it says itself")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """A template that would drop the caption, or asks for more, as (keys concerned, message)."""
+        if set(re.findall(r"\{\w*\}", self.template)) != {BASE_CAPTION}:
+            message = f"expected a template with {BASE_CAPTION} in it and nothing else in braces"
+            yield ("template",), f"'template': {message}, found {self.template!r}"
+
+
+@dataclass(frozen=True)
 class CaptionerConfig:
     """Everything needed to rebuild a captioner, beside its weights and tokenizer."""
 
@@ -175,6 +194,7 @@ class CaptionerConfig:
     transform: TransformConfig = key(TransformConfig(), help="from image to pixels")
     mixing: MixingConfig | None = key(None, help="further image encoders, and how prefixes are mixed; None: only one")
     prompt: PromptConfig = key(PromptConfig(), help="prompt templates")
+    base: BaseCaptionerConfig | None = key(None, help="whose caption stands in the prompt for captions; None: nobody's")
     fusion: Literal["prefix"] = key("prefix", help="how the image reaches the language model")
     temporal_positions: int = key(
         0, minimum=0, help="frames of a video that have a learnt position each; 0: the order of frames is not told"

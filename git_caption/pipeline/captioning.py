@@ -19,6 +19,7 @@ from git_caption.samples.sample import Failure, FeatureSample, ImageSample
 from git_caption.tsv.rows import Answer, CaptionRow, dumps
 
 Lines = list[list[str]]
+Sample = ImageSample | FeatureSample
 Row = tuple[int, str, Identity]  # number of the image, prompt, what sampling is seeded by
 
 
@@ -35,19 +36,25 @@ class Captioning:
         self.batch_size = batch_size
         self.answers = answers
         self.halving = Halving(captioner.device)
+        self.base: Captioning | None = None
+        if captioner.base is not None and not answers:
+            self.base = Captioning(captioner.base.captioner, captioner.base.decoding, batch_size, answers=False)
 
     @property
     def halved(self) -> int:
         """How often a batch was halved."""
-        return self.halving.count
+        return self.halving.count + (0 if self.base is None else self.base.halved)
 
-    def __call__(self, samples: Sequence[ImageSample | FeatureSample]) -> list[Lines | Failure]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Lines | Failure]:
         """The lines of each sample, in order; a Failure where a prompt does not fit the language model.
 
-        Raises JobFailed as `texts`.
+        Raises JobFailed as `texts`, and DataError where the base captioner can caption nothing.
         """
-        rows = [(image, prompt, identity) for image, s in enumerate(samples) for prompt, identity in self._asked(s)]
-        following = iter(self._texts(self._features(samples), rows))
+        features = self._features(samples)
+        rows = [
+            (image, *asked) for image, all_asked in enumerate(self._asked(samples, features)) for asked in all_asked
+        ]
+        following = iter(self._texts(features, rows))
         return [self._lines(sample, following) for sample in samples]
 
     def texts(self, pixels: Sequence[npt.NDArray[np.uint8]], rows: Sequence[Row]) -> list[list[Generated] | DataError]:
@@ -67,7 +74,7 @@ class Captioning:
                 texts[index] = found
         return texts
 
-    def _features(self, samples: Sequence[ImageSample | FeatureSample]) -> Features:
+    def _features(self, samples: Sequence[Sample]) -> Features:
         """The features of samples: those they bring, else those of their images."""
         given = [sample for sample in samples if isinstance(sample, FeatureSample)]
         if not given:
@@ -94,9 +101,7 @@ class Captioning:
         del chosen
         return [found for part in parts for found in self._generated(features, part)]
 
-    def _lines(
-        self, sample: ImageSample | FeatureSample, texts: Iterator[list[Generated] | DataError]
-    ) -> Lines | Failure:
+    def _lines(self, sample: Sample, texts: Iterator[list[Generated] | DataError]) -> Lines | Failure:
         """The output lines of a sample, from the next of `texts`; what failed is left empty."""
         if not self.answers:
             found = next(texts)
@@ -112,14 +117,33 @@ class Captioning:
                 lines.append([dumps({"question_id": asked.question_id, "answer": found[0].text, **_scores(found[0])})])
         return Failure(sample.key, "; ".join(errors), lines) if errors else lines
 
-    def _asked(self, sample: ImageSample | FeatureSample) -> list[tuple[str, Identity]]:
-        """The prompts about a sample, each with what its sampling is seeded by."""
-        if not self.answers:
-            return [(self.captioner.caption_prompt(), Identity(sample.key))]
-        return [
-            (self.captioner.question_prompt(asked.question), Identity(sample.key, asked.question_id))
-            for asked in sample.questions
-        ]
+    def _asked(self, samples: Sequence[Sample], features: Features) -> list[list[tuple[str, Identity]]]:
+        """The prompts about each sample, each with what its sampling is seeded by."""
+        if self.answers:
+            return [
+                [
+                    (self.captioner.question_prompt(asked.question), Identity(sample.key, asked.question_id))
+                    for asked in sample.questions
+                ]
+                for sample in samples
+            ]
+        prompts = [self.captioner.caption_prompt()] * len(samples)
+        if self.base is not None:
+            prompts = self._after_base(self.base, samples, features)
+        return [[(prompt, Identity(sample.key))] for prompt, sample in zip(prompts, samples, strict=True)]
+
+    def _after_base(self, base: Captioning, samples: Sequence[Sample], features: Features) -> list[str]:
+        """The prompts that hold the base captioner's captions. Raises DataError if its own prompt does not fit it."""
+        assert self.captioner.base is not None, "it gives the captions"
+        own = [s.base_pixels for s in samples if isinstance(s, ImageSample) and s.base_pixels is not None]
+        prompt = base.captioner.caption_prompt()
+        rows = [(image, prompt, Identity(sample.key)) for image, sample in enumerate(samples)]
+        prompts = []
+        for found in base.texts(own, rows) if own else base._texts(features, rows):
+            if isinstance(found, DataError):
+                raise found
+            prompts.append(self.captioner.base.prompt(found[0].text))
+        return prompts
 
 
 def caption_entries(texts: Sequence[Generated]) -> list[dict[str, Any]]:

@@ -19,11 +19,20 @@ class CocoImages:
     Raises DataError if the annotation file is not COCO's.
     """
 
-    def __init__(self, data_dir: str | Path, data_type: str, part: float, pixels: ImageReader) -> None:
+    def __init__(
+        self,
+        data_dir: str | Path,
+        data_type: str,
+        part: float,
+        pixels: ImageReader,
+        base_pixels: ImageReader | None = None,
+    ) -> None:
+        """`base_pixels`: as a base captioner reads images, where it takes pixels of its own."""
         self.folder = Path(data_dir)
         self.data_type = data_type
         self.annotations = self.folder / "annotations" / f"captions_{data_type}.json"
         self.pixels = pixels
+        self.base_pixels = base_pixels
         try:
             images = json.loads(self.annotations.read_text(encoding="utf-8"))["images"]
             if not isinstance(images, list):
@@ -68,6 +77,8 @@ class CocoImages:
             reason = f"{name}: no such image in {tried} of {self.folder}"
             return Failure(key, reason, [CaptionRow(key, ("",)).columns()])
         try:
-            return ImageSample(key, self.pixels(found[0].read_bytes()))
+            image = found[0].read_bytes()
+            base_pixels = None if self.base_pixels is None else self.base_pixels(image)
+            return ImageSample(key, self.pixels(image), base_pixels=base_pixels)
         except (DataError, OSError) as error:
             return Failure(key, f"{found[0]}: {error}", [CaptionRow(key, ("",)).columns()])

@@ -14,7 +14,7 @@ from torch import Tensor
 from git_caption.params.model import PromptConfig
 from git_caption.samples.feature_rows import EncodedSample
 from git_caption.samples.features import padded
-from git_caption.samples.training_data import TrainingSample
+from git_caption.samples.training_data import Texts, TrainingSample
 from git_caption.text.prompts import begins_word, prompt_ids, render
 from git_caption.text.tokenizer import encode_target
 
@@ -64,7 +64,8 @@ class Collate:
         cut = 0
         for number, (sample, rng) in enumerate(samples):
             texts = sample.texts
-            drawn = [(self.prompt.caption, caption) for caption in _draw(texts.captions, self.captions, rng)]
+            before = self.caption_prompt(texts)
+            drawn = [(before, caption) for caption in _draw(texts.captions, self.captions, rng)]
             for asked in _draw(texts.questions, self.questions, rng):
                 drawn.append((render(self.prompt.question, asked.question), rng.choice(asked.answers)))
             for prompt, target in drawn:
@@ -76,6 +77,10 @@ class Collate:
                 cut += len(targets[-1]) < len(whole)
         keys = [sample.texts.key for sample, _ in samples]
         return Batch(keys, _seen([sample for sample, _ in samples]), torch.tensor(images), prompts, targets, cut)
+
+    def caption_prompt(self, texts: Texts) -> str:
+        """What the captions of a picture follow."""
+        return self.prompt.caption if texts.caption_prompt is None else texts.caption_prompt
 
     def _fitted(self, target: list[int], before: int) -> list[int]:
         """A target after so many tokens of a prompt; one that is cut loses its end token, for it does not end there."""

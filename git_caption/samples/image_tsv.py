@@ -18,12 +18,20 @@ class ImageTsvSource:
     Runs in worker processes: picklable, and needs no torch. Raises DataError if the files differ in length.
     """
 
-    def __init__(self, image_tsv: str | Path, question_tsv: str | Path | None, pixels: ImageReader) -> None:
+    def __init__(
+        self,
+        image_tsv: str | Path,
+        question_tsv: str | Path | None,
+        pixels: ImageReader,
+        base_pixels: ImageReader | None = None,
+    ) -> None:
+        """`base_pixels`: as a base captioner reads images, where it takes pixels of its own."""
         self.images = TsvFile(image_tsv)
         self.questions = (
             None if question_tsv is None else QuestionRows(question_tsv, len(self.images), self.images.path)
         )
         self.pixels = pixels
+        self.base_pixels = base_pixels
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -55,7 +63,8 @@ class ImageTsvSource:
                 raise unreadable
             image = parse_image_row(columns, self.images.where(row)).image
             try:
-                return ImageSample(key, self.pixels(image), questions or ())
+                base_pixels = None if self.base_pixels is None else self.base_pixels(image)
+                return ImageSample(key, self.pixels(image), questions or (), base_pixels)
             except DataError as error:
                 raise DataError(f"{self.images.where(row)}: {error}") from error
         except DataError as error:

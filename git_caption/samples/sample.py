@@ -18,11 +18,13 @@ class ImageSample:
     """An image and, where answers are asked for, its questions (empty where captions are).
 
     pixels: uint8[3, R, R]; uint8[3, H, W] where shapes are kept.
+    base_pixels: as a base captioner takes the image; None where it takes the features of the pixels.
     """
 
     key: str
     pixels: npt.NDArray[np.uint8]
     questions: tuple[Question, ...] = ()
+    base_pixels: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,11 +22,15 @@ LARGEST_IMAGE = 1 << 28  # bytes of an image file
 
 @dataclass(frozen=True)
 class Texts:
-    """All that is said, asked and answered about one picture."""
+    """All that is said, asked and answered about one picture.
+
+    caption_prompt: what captions follow, where it is the picture's own; None: what they follow in all pictures.
+    """
 
     key: str
     captions: tuple[str, ...]
     questions: tuple[Question, ...]  # each with at least one answer
+    caption_prompt: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,13 +19,14 @@ from git_caption.samples.training_data import TrainingSamples
 class ValidationBatch:
     """A batch, which may have no picture left.
 
-    places: of its pictures among all that are used, 0-based. references: the captions of each. failed: the rows that
-    could not be read.
+    places: of its pictures among all that are used, 0-based. references: the captions of each. prompts: what these
+    follow. failed: the rows that could not be read.
     """
 
     batch: Batch
     places: list[int]
     references: list[tuple[str, ...]]
+    prompts: list[str]
     failed: list[Failure]
 
 
@@ -72,4 +73,5 @@ class ValidationBatches(Dataset[ValidationBatch | Exception]):
                 found.append((place, sample))
         drawn = [(sample, random.Random(f"validation-{self.seed}-{self.rows[place]}")) for place, sample in found]
         references = [sample.texts.captions for _, sample in found]
-        return ValidationBatch(self.collate(drawn), [place for place, _ in found], references, failed)
+        prompts = [self.collate.caption_prompt(sample.texts) for _, sample in found]
+        return ValidationBatch(self.collate(drawn), [place for place, _ in found], references, prompts, failed)

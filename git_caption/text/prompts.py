@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from git_caption.errors import UsageError
-from git_caption.params.model import PromptConfig
+from git_caption.params.model import BASE_CAPTION, PromptConfig
 from git_caption.text.tokenizer import encode_prompt
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ def render(template: str, question: str | None = None) -> str:
     if question is not None and QUESTION not in template:
         raise UsageError(f"prompt template {template!r} has no {QUESTION}: the question {question!r} would be lost")
     return template.replace(QUESTION, question or "")
+
+
+def with_base_caption(template: str, caption: str) -> str:
+    """The template with the base captioner's caption in it, white space in it made single spaces."""
+    return template.replace(BASE_CAPTION, " ".join(caption.split()))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, config: PromptConfig, text: str) -> list[int]:

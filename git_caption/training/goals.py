@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from git_caption.images.transform import Transform
 from git_caption.model.clip_table import DESCRIPTION
 from git_caption.model.folder import quiet
 from git_caption.model.vision import ImageEncoder
-from git_caption.params.model import PromptConfig, TransformConfig
+from git_caption.params.model import BaseCaptionerConfig, PromptConfig, TransformConfig
 from git_caption.params.training.run import TrainingParams
 from git_caption.params.training.tuning import TuningParams
 from git_caption.samples.collate import Collate
@@ -67,19 +67,27 @@ class Goal:
         return None if built is None else Captioner(built.config, built.network, built.tokenizer)
 
 
-def goal_of(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:
-    """The goal that `objective` names, its parts on `device`. Raises as `parts` does."""
+def goal_of(
+    params: TrainingParams, data: TrainingData, device: torch.device, base: BaseCaptionerConfig | None = None
+) -> Goal:
+    """The goal that `objective` names, its parts on `device`. Raises as `parts` does.
+
+    base: whose captions stand before those that are trained.
+    """
     match params.parts.objective:
         case "contrastive":
             return _contrastive(params, data, device)
         case "language":
             return _language(params, data, device)
         case _:
-            return _caption(params, data, device)
+            return _caption(params, data, device, base)
 
 
-def _caption(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:
+def _caption(
+    params: TrainingParams, data: TrainingData, device: torch.device, base: BaseCaptionerConfig | None
+) -> Goal:
     built = parts.build_parts(params, data, device)
+    built = replace(built, config=replace(built.config, base=base))
     dataset = params.dataset
     collate = Collate(
         built.tokenizer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +17,14 @@ from git_caption.captioner.feature_origin import feature_origins
 from git_caption.captioner.loading import image_parts
 from git_caption.errors import UsageError
 from git_caption.model.clip_text import ClipText
+from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import build_language_model, checkpoint_blocks, context_length, width
+from git_caption.model.language import build_language_model, checkpoint_blocks, context_length, converted, width
 from git_caption.model.mixing import MixedMapper
 from git_caption.model.quantization import quantization_of
 from git_caption.model.vision import ImageEncoder, build_image_encoder, encoder_transform
 from git_caption.params.decoding import DecodingParams
+from git_caption.params.device_split import DeviceSplit, read_split
 from git_caption.params.model import (
     CaptionerConfig,
     EncoderConfig,
@@ -34,6 +37,7 @@ from git_caption.params.model import (
 )
 from git_caption.params.training.parts import PartsParams
 from git_caption.params.training.run import TrainingParams
+from git_caption.params.training.steps import ComputingParams
 from git_caption.samples.clipcap_pickle import ClipCapPickle
 from git_caption.samples.features import FeatureCache
 from git_caption.samples.joint_features import JointFeatures
@@ -80,6 +84,7 @@ def build_parts(params: TrainingParams, data: TrainingData, device: torch.device
     """The network of a caption run; what is not trained is frozen and referred to by its source."""
     parts = _continued(params, device) if params.parts.init_from is not None else _new(params, data, device)
     prompt_ids(parts.tokenizer, parts.config.prompt, "")  # a tokenizer without a chat template says so now
+    _require_weights_at_hand(parts, params)
     config = prepare(parts.network, parts.config, params.tuning, params.parts.init_from or "this run")
     if params.computing.gradient_checkpointing:
         checkpoint_blocks(parts.network.language_model)
@@ -177,7 +182,15 @@ def _continued(params: TrainingParams, device: torch.device) -> Parts:
     """The parts of a checkpoint; a part that is trained now is stored from now on, not referred to."""
     told, tuning = params.parts, params.tuning
     assert told.initial is not None, "asked by the caller"
-    captioner = Captioner.load(told.initial.path, **told.initial.told, device=str(device), dtype="float32")
+    captioner = Captioner.load(
+        told.initial.path,
+        **told.initial.told,
+        device=str(device),
+        dtype="float32",
+        device_map=_device_map(params.computing),
+        max_memory=params.computing.max_memory,
+        prompted=False,
+    )
     config, network = captioner.own_parts()
     if any(encoder.transform.resize == "keep" for encoder in config.encoders):
         raise UsageError(
@@ -200,8 +213,10 @@ def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Pa
     assert told.language_model is not None, "checked with the parameters"
     tokenizer = build_tokenizer(told, data)
     sources, encoders = _sources(params)
+    modules = _device_map(params.computing)
+    device_map = None if modules is None else DeviceMap(modules, params.computing.max_memory)
     language_model, language_config = _language_model(
-        told.language_model, tokenizer, device, trained=tuning.changes_language_model
+        told.language_model, tokenizer, device, device_map, trained=tuning.changes_language_model
     )
     config = CaptionerConfig(
         image_encoder=sources.encoders[0].image_encoder,
@@ -214,7 +229,33 @@ def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Pa
     )
     image_encoder, mapper = image_parts(config, encoders, width(language_model))
     network = GitNetwork(image_encoder, mapper, language_model, normalize=config.normalizes)
-    return Parts(network.to(device), tokenizer, config)
+    for part in (image_encoder, mapper):  # the language model is in its place
+        part.to(device)
+    return Parts(network, tokenizer, config)
+
+
+def _device_map(params: ComputingParams) -> str | Mapping[str, int | str] | DeviceSplit | None:
+    """How the language model is spread over devices; None where it is on one."""
+    return params.device_map if params.device_split is None else read_split(params.device_split)
+
+
+def _require_weights_at_hand(parts: Parts, params: TrainingParams) -> None:
+    """Refuse to train or to store a language model of which a device map leaves weights on CPU memory or the disk.
+
+    Raises:
+        UsageError: it is trained, or the checkpoint is to hold it.
+    """
+    away = [name for name, tensor in parts.network.language_model.named_parameters() if tensor.is_meta]
+    if not away:
+        return
+    told = params.computing.spreads or "device_map"
+    left = f"{told!r}: {away[0]} and {len(away) - 1} more tensors of the language model are offloaded"
+    if params.tuning.changes_language_model:
+        raise UsageError(f"{left}, and cannot be trained there: give it more devices or memory, or set 'tune': 'lora'")
+    if params.tuning.lora_dora:
+        raise UsageError(f"{left}, and 'lora_dora' begins with them: give it more devices or memory, or leave it out")
+    if parts.config.language_model.weights is None:
+        raise UsageError(f"{left}, and the checkpoint is to store it: only one that it refers to can be offloaded")
 
 
 def _sources(params: TrainingParams) -> tuple[Sources, list[ImageEncoder]]:
@@ -259,7 +300,12 @@ def _source(config: ImageEncoderConfig | LanguageModelConfig) -> WeightsSource:
 
 
 def _language_model(
-    config: LanguageModelConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device, *, trained: bool
+    config: LanguageModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    device_map: DeviceMap | None = None,
+    *,
+    trained: bool,
 ) -> tuple[PreTrainedModel, LanguageModelConfig]:
     """The language model and its config: with its architecture where it is new, its source where it stays as it is."""
     if config.architecture is not None:
@@ -269,11 +315,12 @@ def _language_model(
             "eos_token_id": tokenizer.eos_token_id,
         }
         config = replace(config, architecture={**config.architecture, **vocabulary})
-        return build_language_model(config, None, torch.float32, device), config
+        model = build_language_model(config, None, torch.float32, "cpu")
+        return converted(model, "none", torch.float32, device, device_map), config
     source = _source(config)
     folder = hub.resolve_language_model(source.id, source.revision)
     checkpoint.check_source(source, folder)
-    model = build_language_model(config, folder, torch.float32, device)
+    model = build_language_model(config, folder, torch.float32, device, device_map)
     held = quantization_of(model.config.to_diff_dict())
     kept = None if trained else replace(source, sha256=checkpoint.weights_sha256(folder))
     return model, replace(config, weights=kept, quantization=held)

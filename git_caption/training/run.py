@@ -31,6 +31,7 @@ INDIFFERENT = (
     "resume",
     "on_error",
     "max_errors",
+    "base_captions",
     "loss_save_path",
     "report_to",
 )
@@ -49,6 +50,11 @@ def train(params: TrainingParams) -> Summary:
 
     require_installed(params.saving.trackers)
     _require_cider(params.validation)
+    if (name := params.computing.spreads) is not None and processes.world_size() > 1:
+        raise UsageError(
+            f"{name!r}: the language model is spread over the devices of one process, and a launcher started "
+            f"{processes.world_size()}: start one, or leave it out"
+        )
     processes.as_torchrun()
     from git_caption.pipeline.lock import locked
 
@@ -93,8 +99,14 @@ def _train(params: TrainingParams, out: Path) -> Summary:
 
     dataset, optimisation = params.dataset, params.optimisation
     accelerator = accelerator_of(params.computing.device, params.computing.precision)
+    base = None
+    if params.prompting.prompted:
+        from git_caption.training import base_captions
+
+        base = base_captions.base_of(params)
+        opened, validated = base_captions.prompted(opened, validated, base, params, accelerator, say)
     torch.manual_seed(optimisation.seed)
-    goal = goals.goal_of(params, opened.data, accelerator.device)
+    goal = goals.goal_of(params, opened.data, accelerator.device, base)
     for one in (opened, validated):
         if one is not None and one.features is not None:
             assert goal.built is not None, "checked with the parameters"

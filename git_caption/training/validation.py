@@ -191,9 +191,8 @@ class Validation:
             others = torch.arange(len(item.places), device=given.values.device).roll(1)
             share.losses[1] += float(self.objective(given.select(others), item.batch))
             share.counts[1] += count
-        prompts = [self.captioner.caption_prompt()] * len(item.places)
         identities = [Identity(key) for key in item.batch.keys]
-        texts = self.captioner.generate(given, prompts, self.decoding, identities)
+        texts = self.captioner.generate(given, item.prompts, self.decoding, identities)
         for place, key, text, references in zip(item.places, item.batch.keys, texts, item.references, strict=True):
             share.captioned[place] = Captioned(key, " ".join(text[0].text.split()), references)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import shlex
 from pathlib import Path
 
@@ -13,8 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from git_caption.captioner.captioner import Captioner
+from git_caption.captioner.legacy import clipcap
+from git_caption.model.mapping import build_mapper
+from git_caption.params.model import MapperConfig
 from git_caption.params.training.run import TrainingParams
 from git_caption.training.main import main, parse_command
 from tests import hub_cache
@@ -29,7 +34,13 @@ ENCODERS = {
     "ViT-B-16": ("timm/vit_base_patch16_clip_224.openai", 512, VIT),
     "RN50x4": ("timm/resnet50x4_clip.openai", 640, RESNET),
 }
-LANGUAGE_MODELS = {"gpt2": "gpt2", "gpt2-large": "gpt2", "decapoda-research/llama-7b-hf": "llama"}
+SIZES = {"gpt2": {"n_positions": 256}}  # of few tokens the template of a base caption takes many
+LANGUAGE_MODELS = {
+    "gpt2": "gpt2",
+    "gpt2-large": "gpt2",
+    "decapoda-research/llama-7b-hf": "llama",
+    "facebook/opt-2.7b": "opt",
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +55,9 @@ def home(tmp_path_factory) -> Path:
     for repository, family in LANGUAGE_MODELS.items():
         folder = sources / repository.replace("/", "_")
         folder.mkdir()
-        hub_cache.snapshot(home / "hub", repository, hub_cache.language_model(folder, family))
+        hub_cache.snapshot(
+            home / "hub", repository, hub_cache.language_model(folder, family, **SIZES.get(repository, {}))
+        )
     return home
 
 
@@ -165,6 +178,65 @@ def test_clipcap_trains_its_transformer_alone(switches, encoder, width, desk, ca
     assert made["image_encoder"]["name"] == encoder
     sizes = {name: made["mapper"][name] for name in ("type", "prefix_length", "clip_length", "layers", "heads")}
     assert sizes == {"type": "transformer", "prefix_length": 40, "clip_length": 40, "layers": 8, "heads": 8}
+
+
+def test_clipcap_splits_opt_over_gpus(desk, capsys):
+    pickled(Path("data/F.pkl"), 512)
+    line = "train.py --preset clipcap_opt --data data/F.pkl --only_prefix --device 123 --pn 411"
+    computing = parse_command(shlex.split(line)[1:]).computing
+    assert (computing.device, computing.device_split) == ("cuda:1", "1:4,2:11,3")
+    if torch.cuda.device_count() < 4:
+        assert main(shlex.split(line)[1:]) == 2
+        assert re.fullmatch(r"error: .*torch sees \d CUDA devices.*\n", capsys.readouterr().err)
+    assert main([*arguments(line), "--bs", "40", "--epochs", "1"]) == 0, (
+        capsys.readouterr().err
+    )  # on one CPU, undivided
+    made = config("checkpoints/clipcap_opt")
+    assert (made["language_model"]["name"], made["mapper"]["prefix_length"]) == ("facebook/opt-2.7b", 32)
+    assert stored("checkpoints/clipcap_opt") == {"mapper"}
+
+
+@pytest.fixture
+def instagram(home, desk, monkeypatch) -> None:
+    """The weights of ClipCap and posts, where the Instagram tool has them."""
+    monkeypatch.setitem(clipcap.LANGUAGE_MODELS["gpt.transformer.wte.weight"], hub_cache.WIDTH, "gpt2")
+    language_model = AutoModelForCausalLM.from_pretrained("gpt2", dtype=torch.float32, cache_dir=home / "hub")
+    mapper = build_mapper(MapperConfig("mlp", prefix_length=10), 512, hub_cache.WIDTH, pooled=True)
+    tensors = {f"clip_project.{name}": value for name, value in mapper.state_dict().items()}
+    tensors |= {f"gpt.{name}": value for name, value in language_model.state_dict().items()}
+    torch.save(tensors, "coco_weights.pt")
+    Path("instagram_data").mkdir()
+    rows = ["image,caption"]
+    for number in range(4):
+        Image.new("RGB", (40, 40), (number * 60, 90, 30)).save(f"instagram_data/{number}.jpg")
+        rows.append(f'{number}.jpg,"{hub_cache.TEXTS[number]} #art"')
+    Path("instagram_data/posts.csv").write_text("\n".join(rows))
+
+
+@pytest.mark.parametrize("prompted", ["", "--prompted"])
+@pytest.mark.parametrize(
+    ("tuning", "folder"),
+    [
+        ("--tune full", "base"),
+        ("--tune lora --lora_rank 4", "lora"),
+        ("--tune head", "frozen"),
+        ("--tune mapper", "mapper"),
+    ],
+)
+def test_clipcap_learns_the_style_of_instagram(tuning, folder, prompted, desk, instagram, capsys):
+    line = f"python train.py --init_from coco_weights.pt {tuning} {prompted} --data_dir instagram_data"
+    assert main([*arguments(line), "--bs", "4", "--epochs", "1"]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.startswith("preset instagram (olafbrah/cs182proj): ")
+    out = f"checkpoints/{'prompted' if prompted else folder}"
+    made = config(out)
+    assert (made["adapter"] or {}).get("rank") == (4 if "lora" in tuning else None)
+    captioner = Captioner.load(out, device="cpu")
+    assert len(captioner.caption([Image.new("RGB", (40, 40))])) == 1
+    assert (captioner.base is not None) == bool(prompted)
+    if prompted:
+        assert made["base"]["source"]["id"] == str(Path("coco_weights.pt").resolve())
+        assert made["base"]["template"] == " is a picture of {caption} and a social media post would caption it"
+        assert len(list(Path("checkpoints/base_captions").glob("*.tsv"))) == 1
 
 
 def test_what_was_used_is_written_and_repeats_the_run(desk, capsys):

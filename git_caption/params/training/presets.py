@@ -109,6 +109,7 @@ PRESETS: Mapping[PresetName, Preset] = {
             "tune": "full",
             **_STEPS,
             "weight_decay": 0.01,
+            "output_dir": "checkpoints/clipcap_opt",
         },
         cases=_BY_FILE,
         words={"language_model.name": {"opt": "facebook/opt-2.7b"}},
@@ -142,7 +143,15 @@ PRESETS: Mapping[PresetName, Preset] = {
             "lr": 1e-5,
             "schedule": "linear",
             "weight_decay": 0.01,
+            "output_dir": "checkpoints/base",
         },
+        # each of its scripts writes to a folder of its own
+        cases=(
+            Case("tune", "lora", {"output_dir": "checkpoints/lora"}),
+            Case("tune", "head", {"output_dir": "checkpoints/frozen"}),
+            Case("tune", "mapper", {"output_dir": "checkpoints/mapper"}),
+            Case("prompted", "true", {"output_dir": "checkpoints/prompted"}),
+        ),
     ),
     "blip": Preset(tool="sylee0520/Image-Captioning-CC3M", coming="pretrained captioners (BLIP, ViT+GPT-2)"),
     "vit_gpt2": Preset(tool="sylee0520/Image-Captioning-CC3M", coming="pretrained captioners (BLIP, ViT+GPT-2)"),

@@ -10,6 +10,7 @@ from git_caption.params.schema import group, key
 from git_caption.params.training.dataset import DatasetParams
 from git_caption.params.training.parts import PartsParams
 from git_caption.params.training.presets import PresetName
+from git_caption.params.training.prompting import PromptingParams
 from git_caption.params.training.saving import SavingParams
 from git_caption.params.training.steps import ComputingParams, OptimisationParams
 from git_caption.params.training.tuning import TuningParams
@@ -27,6 +28,7 @@ class TrainingParams:
     )
     dataset: DatasetParams = group(DatasetParams, "data")
     parts: PartsParams = group(PartsParams, "parts")
+    prompting: PromptingParams = group(PromptingParams, "base captioner")
     tuning: TuningParams = group(TuningParams, "what is trained")
     optimisation: OptimisationParams = group(OptimisationParams, "steps")
     computing: ComputingParams = group(ComputingParams, "computing")
@@ -49,6 +51,14 @@ class TrainingParams:
                 ("features", "train_image_encoder", "objective"),
                 "'features': the image encoder is trained, so that its features change: leave one of the two out",
             )
+        if self.prompting.prompted and self.parts.objective != "caption":
+            message = f"objective {self.parts.objective} trains no captioner, before whose captions others could stand"
+            yield ("prompted", "objective"), f"'prompted': {message}: leave it out"
+        elif self.prompting.prompted and self.prompting.base_captioner is None and self.parts.init_from is None:
+            message = "whose captions? Give 'base_captioner', or go on from 'init_from'"
+            yield ("prompted", "base_captioner", "init_from"), f"'prompted': {message}"
+        if (name := self.computing.spreads) is not None and self.parts.objective != "caption":
+            yield (name, "objective"), f"{name!r}: splits the language model of a captioner: leave it out"
         yield from self._check_mixing()
         yield from self._check_validation()
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from git_caption.errors import UsageError
+from git_caption.params.device_split import old_split
 from git_caption.params.fields import entries, names_of
 from git_caption.params.fitting import BAD, fit, is_params, members
 from git_caption.params.literal import parse_literal
@@ -60,6 +61,7 @@ def settle(config: Mapping[str, Any], flags: Mapping[str, str], where: str) -> S
     name = _preset_name(told)
     preset = PRESETS[name] if name is not None else Preset(tool="")
     given = _over(_flat(config, preset, where), _flat(flags, preset, "train.py"))
+    given = _split(given, name, where)
     folder = given.pop(spellings.FILE_PREFIX, None)
     defaults = _unless_told(preset, given)
     values = _over(defaults, given)
@@ -81,11 +83,6 @@ def _preset_name(told: Mapping[str, Any]) -> PresetName | None:
     if name is not None and name not in PRESETS:
         known = ", ".join(get_args(PresetName))
         raise UsageError(f"'preset': expected one of {known}, found {name!r}{nearest(str(name), list(PRESETS))}")
-    if spellings.SPLIT in told:
-        raise UsageError(
-            f"{spellings.SPLIT!r}: a language model is not split over GPUs while it is trained; leave it out and name "
-            "one device, as --device cuda:0, or start a process for each GPU with torchrun"
-        )
     sign = next((key for key in spellings.COMING if key in told), None)
     name = implied(told) if sign or name is None else name
     if name is not None and PRESETS[name].coming:
@@ -115,7 +112,7 @@ def _own(name: str, value: Any, preset: Preset) -> Flat:
     """What one key told under any name sets, under its own."""
     name = _NAMES.get(name, name)
     cls = parts_of(name)
-    if cls is not None and isinstance(value, str) and value.lstrip().startswith("{"):
+    if (cls is not None or name in _TABLES) and isinstance(value, str) and value.lstrip().startswith("{"):
         value = parse_literal(value, f"--{name}")
     old = spellings.spelling(name) if cls is None or isinstance(value, str) else None
     if old is not None:
@@ -132,6 +129,22 @@ def _over(lower: Flat, upper: Flat) -> Flat:
     whole = {key.partition(".")[0] for key in upper if "." in key}
     kept = {key: value for key, value in lower.items() if key.partition(".")[0] not in upper and key not in whole}
     return {**kept, **upper}
+
+
+def _split(given: Flat, preset: PresetName | None, where: str) -> Flat:
+    """Old figures for GPUs and for the blocks on each under their own keys. Raises UsageError for other figures."""
+    kept = {key: value for key, value in given.items() if key != spellings.SPLIT}
+    blocks = given.get(spellings.SPLIT)
+    if blocks is None and preset != "clipcap_opt":
+        return kept
+    devices = str(kept.get("device", "" if blocks is None else spellings.SPLIT_DEVICES))
+    if not devices.isdecimal():  # one device by its name takes all blocks
+        return kept
+    try:
+        split = old_split(devices, str(spellings.SPLIT_BLOCKS if blocks is None else blocks))
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+    return {**kept, "device": f"cuda:{split.first}", **({"device_split": str(split)} if split.ends else {})}
 
 
 def _unless_told(preset: Preset, given: Flat) -> Flat:
@@ -195,5 +208,17 @@ def _parts(cls: type[Any]) -> dict[str, type[Any]]:
     return found
 
 
+def _tables(cls: type[Any]) -> set[str]:
+    """Keys whose values are keys and values of any names."""
+    found: set[str] = set()
+    for entry in entries(cls):
+        if entry.spec.group is not None:
+            found |= _tables(entry.hint)
+        elif any(get_origin(member) is dict for member in members(entry.hint)):
+            found.add(entry.name)
+    return found
+
+
 _PARTS = _parts(TrainingParams)
+_TABLES = _tables(TrainingParams)
 _NAMES = names_of(TrainingParams)

@@ -64,8 +64,8 @@ FILE_PREFIX = "prefix"
 COMING = ("captioner", "nb_ca")
 """Flags of presets that cannot be trained yet."""
 
-SPLIT = "pn"
-"""How many layers of a language model go on which of several GPUs."""
+SPLIT, SPLIT_DEVICES, SPLIT_BLOCKS = "pn", "123", "411"
+"""Where the blocks of a language model end on each of several GPUs, and what its tool took these and the GPUs to be."""
 
 _OF = {name: spelling for spelling in SPELLINGS for name in (*spelling.names, *spelling.flags)}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from git_caption.params.device_split import read_split
 from git_caption.params.schema import key
 
 
@@ -34,6 +36,18 @@ class ComputingParams:
     """Where and in which precision a run computes."""
 
     device: str = key("auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, int | str] | None = key(
+        None,
+        help="spreads the language model over devices: a way of accelerate's, or module: device; None: on `device`",
+    )
+    device_split: str | None = key(
+        None,
+        help="in place of device_map, where blocks are in order: '1:4,2:11,3' is 0 to 3 on GPU 1, 4 to 10 on GPU 2, "
+        "the others on GPU 3; old spelling --device 123 --pn 411",
+    )
+    max_memory: dict[str, int | str] | None = key(
+        None, help="what device_map may use of each device, as {'0': '20GiB', 'cpu': '60GiB'}; None: all there is"
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto", help="of the computation, weights that are trained stay float32; auto: float32 on a CPU, else bfloat16"
     )
@@ -44,3 +58,23 @@ class ComputingParams:
         False, help="compile the network by torch.compile; texts are then padded, not packed: measure whether it pays"
     )
     num_workers: int = key(1, minimum=0, help="processes that read and decode")
+
+    @property
+    def spreads(self) -> str | None:
+        """The key that spreads the language model over devices; None where it is on one."""
+        return next((name for name in ("device_map", "device_split") if getattr(self, name) is not None), None)
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What does not go with a language model on several devices, as (keys concerned, message)."""
+        if self.device_split is not None:
+            try:
+                read_split(self.device_split)
+            except ValueError as error:
+                yield ("device_split",), f"'device_split': {error}, found {self.device_split!r}"
+            if self.device_map is not None:
+                yield ("device_map", "device_split"), "'device_map' and 'device_split' exclude each other"
+        if self.max_memory is not None and self.device_map is None:
+            message = "'max_memory': bounds a 'device_map' and there is none: give one, as 'auto'"
+            yield ("max_memory", "device_map"), message
+        if self.spreads is not None and self.compile:
+            yield ("compile", self.spreads), f"'compile': not of a language model on several devices ({self.spreads!r})"

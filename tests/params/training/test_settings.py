@@ -89,7 +89,7 @@ def test_an_old_spelling_is_taken_from_a_config_too(told):
         ({"output_grid": "maybe"}, r"'image_encoder.output': expected one of grid, pooled, found 'maybe'"),
         ({"preset": "clipcat"}, r"'preset': expected one of git, .*, found 'clipcat'; did you mean 'clipcap'\?"),
         ({1: 2}, r"unknown key '1'; known keys: preset, "),
-        ({"pn": 411}, "'pn': a language model is not split over GPUs while it is trained; leave it out and name one"),
+        ({"pn": "four", "device": 123}, "'pn': expected where the blocks of each GPU but the last end, as 411"),
     ],
 )
 def test_what_cannot_be_is_one_line(config, message, told):
