@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.families.parts import LINEAR, PICTURES, QUESTIONS, TRAINED, captioner
+from benchmarks.families.parts import LAYERS, LINEAR, PICTURES, QUESTIONS, TRAINED, captioner
 from benchmarks.families.styles import COUNTED
 
 FAMILIES = {
@@ -14,6 +14,7 @@ FAMILIES = {
     2: "ClipCap",
     3: "LoRA, head or mapper: from a captioner of one caption style to another",
     4: "Mixing of several image encoders",
+    6: "Cross-attention in a frozen language model",
 }
 LINEAR_NORM = {"type": "linearLn"}
 MLP = {"type": "mlp", "prefix_length": 10}
@@ -52,6 +53,12 @@ def git(
 ) -> dict[str, Any]:
     """Captions and answers, as the GIT tool."""
     return captioner(encoder, output, mapper, language_model, **QUESTIONS, **others)
+
+
+def crossing(language_model: str) -> dict[str, Any]:
+    """Captions by layers of cross-attention before all blocks of a frozen language model."""
+    layers = {"fusion": "cross_attention", "nb_ca": LAYERS, "epochs": 3, "lr": 2e-3}
+    return captioner("resnet", "grid", None, language_model, **layers)
 
 
 def clipcap(mapper: Mapping[str, Any], encoder: str = "resnet", **others: Any) -> dict[str, Any]:
@@ -121,4 +128,6 @@ ROWS: dict[str, Row] = {
     "mapper": restyled("mapper", tune="mapper"),
     "full": restyled("mapper, LM", tune="full"),
     "mixing": Row(4, "ResNet and ViT pooled, mlp, hprod, GPT-2", "mappers, mixing, LM", MIXED, whole=True),
+    "crossing": Row(6, "ResNet grid, cross-attention, GPT-2", "cross-attention", crossing("gpt2"), whole=True),
+    "crossing_llama": Row(6, "ResNet grid, cross-attention, LLaMA", "cross-attention", crossing("llama")),
 }
