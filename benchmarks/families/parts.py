@@ -109,7 +109,7 @@ def style(form: int) -> Recipe:
 
 
 def captioner(
-    encoder: str, output: str, mapper: Mapping[str, Any], language_model: str, **others: Any
+    encoder: str, output: str, mapper: Mapping[str, Any] | None, language_model: str, **others: Any
 ) -> dict[str, Any]:
     """Keys of a captioner of shared parts, trained on stored features."""
     return {

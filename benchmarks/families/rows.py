@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.families.parts import LINEAR, PICTURES, QUESTIONS, TRAINED, captioner
+from benchmarks.families.parts import LAYERS, LINEAR, PICTURES, QUESTIONS, TRAINED, captioner
 from benchmarks.families.styles import COUNTED
 
 FAMILIES = {
@@ -15,6 +15,7 @@ FAMILIES = {
     3: "LoRA, head or mapper: from a captioner of one caption style to another",
     4: "Mixing of several image encoders",
     5: "Model parallel: a language model split over devices, here CPU memory and disk",
+    6: "Cross-attention in a frozen language model",
     7: "Prompted style transfer: after the captions of a base captioner",
 }
 LINEAR_NORM = {"type": "linearLn"}
@@ -54,6 +55,12 @@ def git(
 ) -> dict[str, Any]:
     """Captions and answers, as the GIT tool."""
     return captioner(encoder, output, mapper, language_model, **QUESTIONS, **others)
+
+
+def crossing(language_model: str) -> dict[str, Any]:
+    """Captions by layers of cross-attention before all blocks of a frozen language model."""
+    layers = {"fusion": "cross_attention", "nb_ca": LAYERS, "epochs": 3, "lr": 2e-3}
+    return captioner("resnet", "grid", None, language_model, **layers)
 
 
 def clipcap(mapper: Mapping[str, Any], encoder: str = "resnet", **others: Any) -> dict[str, Any]:
@@ -131,4 +138,6 @@ ROWS: dict[str, Row] = {
     "split": Row(5, "ResNet pooled, transformer, OPT", "mapper", split("cpu:1,disk"), whole=True),
     "prompted": restyled("mapper, LM", family=7, tune="full", prompted=True, whole=True),
     "prompted_lora": restyled("mapper, LoRA r 4", family=7, tune="lora", lora_rank=4, prompted=True),
+    "crossing": Row(6, "ResNet grid, cross-attention, GPT-2", "cross-attention", crossing("gpt2"), whole=True),
+    "crossing_llama": Row(6, "ResNet grid, cross-attention, LLaMA", "cross-attention", crossing("llama")),
 }

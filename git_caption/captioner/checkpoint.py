@@ -1,9 +1,8 @@
 """A checkpoint directory: config.json, model.safetensors, tokenizer/, adapter/, replaced together and loaded exactly.
 
-What was trained is in model.safetensors under `image_encoder.`, `mapper.`, `language_model.` and `temporal.`, LoRA on
-the language model in adapter/, a base captioner in base/, a checkpoint itself; a frozen part is a source (hub id or
-path, revision, sha256) in config.json instead.
-Other files of the folder are left alone.
+What was trained is in model.safetensors under `image_encoder.`, `mapper.`, `cross_attention.`, `language_model.` and
+`temporal.`, LoRA on the language model in adapter/, a base captioner in base/, a checkpoint itself; a frozen part is a
+source (hub id or path, revision, sha256) in config.json instead. Other files of the folder are left alone.
 """
 
 from __future__ import annotations
@@ -162,7 +161,7 @@ def stored_tensors(config: CaptionerConfig, network: GitNetwork) -> Iterator[tup
     """What model.safetensors holds: (names of tied tensors, sorted; the tensor), in order of the first names."""
     from git_caption.model.adapters import without_adapter
 
-    modules: dict[str, nn.Module] = {"mapper": network.mapper}
+    modules: dict[str, nn.Module] = dict(network.between)
     if network.temporal is not None:
         modules["temporal"] = network.temporal
     modules |= {

@@ -33,9 +33,11 @@ def feature_origin(config: CaptionerConfig, model: ModelParams | None, what: Wha
         what: which of the two.
 
     Raises:
-        UsageError: a part is new, so that it has no weights to be told by.
+        UsageError: a part is new, so that it has no weights to be told by; or it has no prefixes.
         WeightsError: the weights cannot be read.
     """
+    if what == "prefix" and config.mapper is None:
+        raise UsageError("'what': a captioner with cross-attention has no mapper to make a prefix: expected features")
     encoder = config.image_encoder
     if what == "features" and config.mixing is not None:
         raise UsageError(
@@ -81,6 +83,7 @@ def pretrained_origin(name: str, transform: TransformConfig) -> FeatureOrigin:
 
 def _mapper(config: CaptionerConfig) -> dict[str, Any]:
     """What the tensors of a mapper do not say."""
+    assert config.mapper is not None, "asked of captioners with one"
     if config.mixing is None:
         return to_dict(config.mapper)
     return {**to_dict(config.mapper), "mixing": to_dict(config.mixing)}

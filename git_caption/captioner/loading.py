@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,14 +14,12 @@ from git_caption.captioner.adapter_files import put_adapter
 from git_caption.captioner.fingerprint import fingerprint
 from git_caption.captioner.legacy import old_file
 from git_caption.errors import UsageError, WeightsError
+from git_caption.model.build import build_network
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import build_language_model, converted, from_stored, width
-from git_caption.model.mapping import Mapper, build_mapper
-from git_caption.model.mixing import MixedMapper, join, join_stored
+from git_caption.model.language import build_language_model, converted, from_stored
 from git_caption.model.pretrained import loader
 from git_caption.model.quantization import Quantization, quantization_of
-from git_caption.model.temporal import TemporalEmbedding
 from git_caption.model.vision import ImageEncoder, build_image_encoder
 from git_caption.params.infer import ModelParams
 from git_caption.params.model import CaptionerConfig, EncoderConfig
@@ -150,7 +147,7 @@ def _contradictions(config: CaptionerConfig, folder: Path, model: ModelParams) -
     own = {
         "image_encoder_type": (model.image_encoder_type, names),
         "language_model": (model.language_model, config.language_model.name),
-        "mapping_type": (model.mapper, config.mapper.type),
+        "mapping_type": (model.mapper, config.mapper and config.mapper.type),
         "output_grid": (model.output_grid, config.image_encoder.output == "grid"),
         "input_resolution": (model.input_resolution, config.transform.resolution),
     }
@@ -187,35 +184,13 @@ def _network(
         own = {name.removeprefix(LANGUAGE_MODEL): tensors[name] for name in tensors if name.startswith(LANGUAGE_MODEL)}
         language_model = from_stored(config.language_model, own, source, dtype, device, device_map)
 
-    encoder, mapper = image_parts(config, encoders, width(language_model))
-    frames = config.temporal_positions
-    temporal = TemporalEmbedding(frames, encoder.width).to(dtype) if frames else None
-    network = GitNetwork(encoder.to(dtype), mapper.to(dtype), language_model, temporal, config.normalizes)
+    network = build_network(config, encoders, language_model, dtype)
     checkpoint.fill(config, network, tensors, source)
     if stored:  # quantized, or moved, once the weights are in place
         bits = config.language_model.quantization
-        network.language_model = converted(language_model, bits, dtype, device, device_map, source)
-    network.image_encoder.to(device)
-    network.mapper.to(device)
-    if network.temporal is not None:
-        network.temporal.to(device)
+        network.replace_language_model(converted(language_model, bits, dtype, device, device_map, source))
+    network.place(device)
     return network.eval().requires_grad_(False), sources
-
-
-def image_parts(
-    config: CaptionerConfig, encoders: Sequence[ImageEncoder], language_width: int
-) -> tuple[ImageEncoder, Mapper | MixedMapper]:
-    """What turns images into a prefix: the image encoder, or all that are mixed as one, and a mapper without weights.
-
-    encoders: those of `config`; none where stored prefixes are mixed. Raises UsageError as `build_mapper` and `join`.
-    """
-    if config.mixing is None:
-        (encoder,) = encoders
-        return encoder, build_mapper(config.mapper, encoder.width, language_width, encoder.output == "pooled")
-    if config.mixes_stored:
-        sources, length = len(config.encoders), config.mapper.prefix_length
-        return join_stored(config.mixing.type, sources, length, language_width)
-    return join(config.mixing.type, encoders, config.encoders, config.mapper, language_width)
 
 
 def _encoder(config: EncoderConfig, sources: list[Path]) -> ImageEncoder:

@@ -8,9 +8,9 @@ Shape letters: B batch, R resolution, N image tokens, D_v vision width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ class Features:
     values: Tensor
     mask: Tensor
 
-    def select(self, rows: Tensor) -> Features:
+    def select(self, rows: Tensor) -> Self:
         """The features of the given images (long[M]), for several prompts on one image."""
-        return type(self)(self.values[rows], self.mask[rows])
+        return replace(self, values=self.values[rows], mask=self.mask[rows])
 
     @staticmethod
     def joined(rows: Sequence[Features]) -> Features:
@@ -40,8 +40,23 @@ class Features:
         return Features(torch.cat(padded), torch.cat(masks))
 
 
+class Beside(TypedDict, total=False):
+    """What a language model is given beside embeddings and their mask, where it looks at images by cross-attention.
+
+    seen: of B images, as `CrossAttention.see` gives it. images: long[R], the image of each row.
+    """
+
+    seen: Any
+    images: Tensor
+
+
 class Prefix(Features):
     """Features that went through the mapper already: `values` float[B, P, D_l] and `mask` bool[B, P]."""
+
+    @property
+    def beside(self) -> Beside:
+        """What the language model is given beside the prefix: nothing."""
+        return {}
 
 
 class ImageEncoder(nn.Module):

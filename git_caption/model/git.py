@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from git_caption.model.language import check_context, forward_keys, input_device
 from git_caption.model.mapping import Mapper
 from git_caption.model.mixing import MixedMapper
 from git_caption.model.temporal import TemporalEmbedding
-from git_caption.model.vision import Features, ImageEncoder, Prefix
+from git_caption.model.vision import Beside, Features, ImageEncoder, Prefix
 
 NOTHING = "nothing to continue: a row has neither features nor a prompt"
 IGNORED = -100  # a target that is padding: no loss, log-probability 0
@@ -41,7 +41,7 @@ class TextBatch:
     images: list[int] | None = None
 
 
-class LanguageInputs(TypedDict):
+class LanguageInputs(Beside):
     """What a decode loop starts from: float[B, L, D_l] and long[B, L], left-padded."""
 
     inputs_embeds: Tensor
@@ -54,7 +54,7 @@ class GitNetwork(nn.Module):
     def __init__(
         self,
         image_encoder: ImageEncoder,
-        mapper: Mapper | MixedMapper,
+        mapper: Mapper | MixedMapper | None,
         language_model: PreTrainedModel,
         temporal: TemporalEmbedding | None = None,
         normalize: bool = False,
@@ -63,7 +63,7 @@ class GitNetwork(nn.Module):
 
         Args:
             image_encoder: pixels to features.
-            mapper: features to prefix.
+            mapper: features to prefix; None where the language model looks at features by other means.
             language_model: any causal one.
             temporal: for the frames of videos.
             normalize: each row of features is divided by its norm before it is mapped.
@@ -71,12 +71,29 @@ class GitNetwork(nn.Module):
         super().__init__()
         self.image_encoder = image_encoder
         self.mapper = mapper
+        self.cross_attention: nn.Module | None = None
         self.language_model = language_model
         self.temporal = temporal
         self.normalize = normalize
         self.takes_positions = "position_ids" in forward_keys(language_model)
         self._packs: list[packing.Way | None] = []  # the answer once it is known: now weights may not be in place yet
         self._compiled: Callable[..., Any] | None = None
+
+    def replace_language_model(self, language_model: PreTrainedModel) -> None:
+        """Take another language model: the same, quantized or in another place."""
+        self.language_model = language_model
+
+    def place(self, device: torch.device) -> None:
+        """Move all parts but the language model, which is in its place: it may be spread over several devices."""
+        for part in (self.image_encoder, self.temporal, *self.between.values()):
+            if part is not None:
+                part.to(device)
+
+    @property
+    def between(self) -> dict[str, nn.Module]:
+        """What joins image encoder and language model, by the names that it is stored under."""
+        parts = {"mapper": self.mapper, "cross_attention": self.cross_attention}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def train(self, mode: bool = True) -> GitNetwork:
         """As `nn.Module.train`; parts of which nothing is trained stay in evaluation mode, without dropout."""
@@ -116,6 +133,7 @@ class GitNetwork(nn.Module):
         """
         values, mask = features.values, features.mask
         if not isinstance(features, Prefix):
+            assert self.mapper is not None, "a network without a mapper has no prefix"
             mapper_dtype = next(self.mapper.parameters()).dtype
             if self.normalize:
                 values = functional.normalize(values.float(), dim=-1)
@@ -123,6 +141,10 @@ class GitNetwork(nn.Module):
             mask = mask if self.mapper.keeps_rows else mask.new_ones(values.shape[:2])
         device = input_device(self.language_model)
         return values.to(device, self._embed_tokens.weight.dtype), mask.to(device)
+
+    def prefixed(self, features: Features) -> Prefix:
+        """The prefix of the features, and what the language model is given beside it."""
+        return Prefix(*self.prefix(features))
 
     def language_inputs(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> LanguageInputs:
         """The embedded context of each row, left-padded: `[padding, prefix, prompt]`.
@@ -132,14 +154,14 @@ class GitNetwork(nn.Module):
         Raises:
             UsageError: as many prompts as features are needed, and a row has neither prefix nor prompt.
         """
-        prefix, prefix_mask = self.prefix(features)
-        if len(prompt_ids) != len(prefix):
-            raise UsageError(f"{len(prompt_ids)} prompts for the features of {len(prefix)} images")
-        tokens, token_mask = padded(prompt_ids, prefix.device, padding=0)
-        values = torch.cat([prefix, self._embed_tokens(tokens).to(prefix.dtype)], dim=1)
-        mask = torch.cat([prefix_mask, token_mask], dim=1)
+        prefix = self.prefixed(features)
+        if len(prompt_ids) != len(prefix.values):
+            raise UsageError(f"{len(prompt_ids)} prompts for the features of {len(prefix.values)} images")
+        tokens, token_mask = padded(prompt_ids, prefix.values.device, padding=0)
+        values = torch.cat([prefix.values, self._embed_tokens(tokens).to(prefix.values.dtype)], dim=1)
+        mask = torch.cat([prefix.mask, token_mask], dim=1)
         values, mask = left_packed(values, mask)
-        return {"inputs_embeds": values, "attention_mask": mask.long()}
+        return {**prefix.beside, "inputs_embeds": values, "attention_mask": mask.long()}
 
     def token_logprobs(self, features: Features, batch: TextBatch) -> Tensor:
         """Log-probabilities float32[B, T] of the target tokens, 0 after a row's last one.
@@ -158,7 +180,7 @@ class GitNetwork(nn.Module):
         lengths = [len(target) for target in batch.target_ids]
         if not any(lengths):
             return torch.zeros(count, 0, device=input_device(self.language_model))
-        prefix = Prefix(*self.prefix(features))
+        prefix = self.prefixed(features)
         images = list(range(count)) if batch.images is None else batch.images
         self._check_lengths(prefix.mask.sum(1).tolist(), images, batch)
         if (way := self._way_of_packing()) is None:
@@ -199,7 +221,7 @@ class GitNetwork(nn.Module):
         targets = torch.tensor([token for target in batch.target_ids for token in target], device=logits.device)
         return -functional.cross_entropy(logits.float(), targets, reduction="none")
 
-    def _padded_logprobs(self, prefix: Features, batch: TextBatch) -> Tensor:
+    def _padded_logprobs(self, prefix: Prefix, batch: TextBatch) -> Tensor:
         """Of all target tokens, one text's after the other's: float32[M].
 
         The contexts are left-padded and the targets right-padded, so that all targets begin at the same position.
@@ -220,6 +242,7 @@ class GitNetwork(nn.Module):
             logits_to_keep=torch.arange(start - 1, start - 1 + length, device=targets.device),
             use_cache=False,
             **options,
+            **prefix.beside,
         ).logits  # [B, T, V]
         losses = functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"

@@ -6,8 +6,8 @@ import inspect
 import json
 import tempfile
 import weakref
-from collections.abc import Callable, Container, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -106,6 +106,14 @@ def from_stored(
         return found
 
 
+def described(architecture: Mapping[str, Any]) -> PretrainedConfig:
+    """The config of an architecture. Raises UsageError for one that transformers does not know."""
+    # an end token that is not named is none: a family's usual one may be any token of this model's tokenizer
+    settings = {"eos_token_id": None, **architecture}
+    with _understood(architecture):
+        return AutoConfig.for_model(settings.pop("model_type", None), **settings)
+
+
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where the model takes its embeddings; under a device map that is not where all of it is."""
     embedding = model.get_input_embeddings()
@@ -144,7 +152,12 @@ def forward_keys(model: PreTrainedModel) -> Container[str]:
     return inspect.signature(inner.forward).parameters
 
 
-def checkpoint_blocks(model: PreTrainedModel) -> None:
+def blocks_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
+    """The blocks of a model of transformers, in order; none where they are not known."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def checkpoint_blocks(model: nn.Module) -> None:
     """Keep only the inputs of the model's blocks for their gradients, and compute the rest again when it is needed.
 
     Unlike transformers' own, this works in evaluation mode too, in which a frozen model is. Results are the same.
@@ -152,7 +165,7 @@ def checkpoint_blocks(model: PreTrainedModel) -> None:
     Raises:
         UsageError: the blocks of the model are not known.
     """
-    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    blocks = blocks_of(model)
     if not blocks:
         raise UsageError(f"'gradient_checkpointing': the blocks of {type(model).__name__} are not known; leave it out")
     for block in blocks:
@@ -179,18 +192,21 @@ def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
 def _from_architecture(config: LanguageModelConfig, dtype: torch.dtype) -> PreTrainedModel:
     if config.architecture is None:
         raise UsageError(f"language model {config.name!r} has neither a folder of weights nor an architecture")
-    # an end token that is not named is none: a family's usual one may be any token of this model's tokenizer
-    settings = {"eos_token_id": None, **config.architecture}
-    model_type = settings.pop("model_type", None)
-    try:
-        architecture = AutoConfig.for_model(model_type, **settings)
+    with _understood(config.architecture):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            architecture, dtype=dtype, trust_remote_code=False
+            described(config.architecture), dtype=dtype, trust_remote_code=False
         )
-    except (ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"language_model.architecture with model_type {model_type!r}: {reason}") from error
     return _fused(model)
+
+
+@contextmanager
+def _understood(architecture: Mapping[str, Any]) -> Iterator[None]:
+    """Say of an error what it is about."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        reason, model_type = str(error).splitlines()[0], architecture.get("model_type")
+        raise UsageError(f"language_model.architecture with model_type {model_type!r}: {reason}") from error
 
 
 def _from_folder(

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING
 from git_caption.errors import WeightsError
 from git_caption.model.clip_table import architecture_name
 from git_caption.model.clip_vision import build_clip_encoder, clip_transform, native_resolution
-from git_caption.model.encoder import Features, ImageEncoder, Prefix
+from git_caption.model.encoder import Beside, Features, ImageEncoder, Prefix
 from git_caption.model.transformers_vision import build_transformers_encoder, transformers_transform
 
 if TYPE_CHECKING:
     from git_caption.params.model import ImageEncoderConfig, TransformConfig
 
-__all__ = ["Features", "ImageEncoder", "Prefix", "build_image_encoder", "encoder_transform", "native_resolution"]
+__all__ = [
+    "Beside",
+    "Features",
+    "ImageEncoder",
+    "Prefix",
+    "build_image_encoder",
+    "encoder_transform",
+    "native_resolution",
+]
 
 
 def build_image_encoder(

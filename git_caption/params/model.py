@@ -16,6 +16,7 @@ CUSTOM = "custom"
 BASE_CAPTION = "{caption}"
 AdapterTargets = Literal["attention", "feed_forward", "both"]
 MixingType = Literal["cnn", "hprod", "mix-qdim"]
+Fusion = Literal["prefix", "cross_attention"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,20 @@ class MixingConfig:
 
 
 @dataclass(frozen=True)
+class CrossAttentionConfig:
+    """New layers in the language model, by which its texts look at the features."""
+
+    blocks: tuple[int, ...] = key(help="blocks of the language model that a layer stands before, counted from 0")
+    heads: int = key(minimum=1, help="attention heads of each layer")
+    start_token: int = key(minimum=0, help="id of the token that stands for a prompt without tokens")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Blocks that are none, as (keys concerned, message)."""
+        if not self.blocks or min(self.blocks) < 0 or len(set(self.blocks)) < len(self.blocks):
+            yield ("blocks",), f"'blocks': expected different numbers from 0 on, found {list(self.blocks)}"
+
+
+@dataclass(frozen=True)
 class LanguageModelConfig:
     """A causal language model."""
 
@@ -188,14 +203,17 @@ class CaptionerConfig:
     """Everything needed to rebuild a captioner, beside its weights and tokenizer."""
 
     image_encoder: ImageEncoderConfig = key(help="the visual tower")
-    mapper: MapperConfig = key(help="the network between the two")
     language_model: LanguageModelConfig = key(help="the causal language model")
+    mapper: MapperConfig | None = key(None, help="the network between the two; None with fusion cross_attention")
     adapter: AdapterConfig | None = key(None, help="LoRA on the language model, in adapter/; None: there is none")
     transform: TransformConfig = key(TransformConfig(), help="from image to pixels")
     mixing: MixingConfig | None = key(None, help="further image encoders, and how prefixes are mixed; None: only one")
     prompt: PromptConfig = key(PromptConfig(), help="prompt templates")
     base: BaseCaptionerConfig | None = key(None, help="whose caption stands in the prompt for captions; None: nobody's")
-    fusion: Literal["prefix"] = key("prefix", help="how the image reaches the language model")
+    fusion: Fusion = key("prefix", help="how the image reaches the language model")
+    cross_attention: CrossAttentionConfig | None = key(
+        None, help="the layers of fusion cross_attention; None with fusion prefix"
+    )
     temporal_positions: int = key(
         0, minimum=0, help="frames of a video that have a learnt position each; 0: the order of frames is not told"
     )
@@ -218,7 +236,7 @@ class CaptionerConfig:
     @property
     def normalizes(self) -> bool:
         """Whether features are divided by their norm before the mapper; where several are mixed it does so itself."""
-        return self.mapper.normalize and self.mixing is None
+        return self.mapper is not None and self.mapper.normalize and self.mixing is None
 
     @property
     def mixes_stored(self) -> bool:
@@ -241,11 +259,24 @@ class CaptionerConfig:
         return self.with_encoders([replace(encoder.image_encoder, weights=None) for encoder in self.encoders])
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Mixing of one encoder, and stored prefixes without mixing, as (keys concerned, message)."""
+        """A fusion without its part, mixing of one encoder, stored prefixes unmixed, as (keys concerned, message)."""
         if self.mixing is not None and not self.mixing.encoders:
             yield ("mixing",), "'mixing.encoders': expected one at least beside 'image_encoder', found none"
-        if (self.mapper.type == "stored") != self.mixes_stored:
+        yield from self._check_fusion()
+        if self.mapper is None:
+            if self.mixing is not None:
+                yield ("mixing", "mapper"), "'mixing': makes one prefix of several, and there is no mapper"
+        elif (self.mapper.type == "stored") != self.mixes_stored:
             yield ("mapper", "mixing"), "'mapper.type': stored and 'mixing.mappers' go together, and one is missing"
         elif self.mixing is not None and self.mixes_stored and len(self.mixing.mappers) != len(self.encoders):
             message = f"expected one for each of {len(self.encoders)} encoders, found {len(self.mixing.mappers)}"
             yield ("mixing",), f"'mixing.mappers': {message}"
+
+    def _check_fusion(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        parts = {"mapper": self.mapper, "cross_attention": self.cross_attention}
+        own = "mapper" if self.fusion == "prefix" else "cross_attention"
+        if parts[own] is None:
+            yield (own, "fusion"), f"missing key {own!r}: the part that 'fusion': {self.fusion!r} needs"
+        for name, part in parts.items():
+            if part is not None and name != own:
+                yield (name, "fusion"), f"{name!r}: 'fusion': {self.fusion!r} has none; leave one of the two out"

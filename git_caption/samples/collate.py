@@ -46,7 +46,8 @@ class Collate:
     """Draws `captions` and `questions` of each picture, at random, and makes a batch of them.
 
     Captions and answers that are too long are cut: to `longest` tokens, and to what is left of `room`, the positions
-    that the language model has for a prompt and what follows it; None is no bound.
+    that the language model has for a prompt and what follows it; None is no bound. With `lower_case` captions are in
+    lower case and without their last full stop.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -55,6 +56,7 @@ class Collate:
     questions: int
     longest: int | None = None
     room: int | None = None
+    lower_case: bool = False
 
     def __call__(self, samples: Sequence[tuple[TrainingSample | EncodedSample, random.Random]]) -> Batch:
         """The batch of these samples, each with what draws its texts; of no sample the batch is empty."""
@@ -65,7 +67,7 @@ class Collate:
         for number, (sample, rng) in enumerate(samples):
             texts = sample.texts
             before = self.caption_prompt(texts)
-            drawn = [(before, caption) for caption in _draw(texts.captions, self.captions, rng)]
+            drawn = [(before, self._cased(caption)) for caption in _draw(texts.captions, self.captions, rng)]
             for asked in _draw(texts.questions, self.questions, rng):
                 drawn.append((render(self.prompt.question, asked.question), rng.choice(asked.answers)))
             for prompt, target in drawn:
@@ -81,6 +83,9 @@ class Collate:
     def caption_prompt(self, texts: Texts) -> str:
         """What the captions of a picture follow."""
         return self.prompt.caption if texts.caption_prompt is None else texts.caption_prompt
+
+    def _cased(self, caption: str) -> str:
+        return caption.rstrip().removesuffix(".").lower() if self.lower_case else caption
 
     def _fitted(self, target: list[int], before: int) -> list[int]:
         """A target after so many tokens of a prompt; one that is cut loses its end token, for it does not end there."""

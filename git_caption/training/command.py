@@ -30,6 +30,7 @@ before both. It is implied, and printed first:
   clipcap_opt  a transformer mapper and OPT; by its name only
   nice         stored prefixes of other captioners are mixed before a frozen OPT. By --model_key, or --mixing alone
   instagram    a captioner is trained on. By --init_from with --data_dir
+  llama_ca     layers of cross-attention are trained in LLaMA. By --nb_ca or --fusion cross_attention
   none         a captioner is trained on (--init_from), or an image encoder or a language model begins from nothing
 """
 

@@ -96,6 +96,7 @@ def _caption(
         dataset.questions_per_image,
         dataset.max_caption_tokens,
         built.room,
+        dataset.lower_case,
     )
     save_it = partial(_save_captioner, built, params.tuning)
     pixels = None if built.config.mixes_stored else built.config.joint_transform
@@ -116,7 +117,8 @@ def _language(params: TrainingParams, data: TrainingData, device: torch.device) 
     model, tokenizer = parts.build_language(params.parts, data, device)
     dataset = params.dataset
     prompt = params.parts.prompt or PromptConfig()
-    collate = Collate(tokenizer, prompt, dataset.captions_per_image, dataset.questions_per_image)
+    drawn = dataset.captions_per_image, dataset.questions_per_image
+    collate = Collate(tokenizer, prompt, *drawn, lower_case=dataset.lower_case)
     return Goal(LanguageObjective(model), collate, partial(_save_language_model, model, tokenizer))
 
 

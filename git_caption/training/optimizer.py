@@ -14,7 +14,6 @@ from git_caption.errors import UsageError
 from git_caption.model.vision import ImageEncoder
 from git_caption.params.training.steps import OptimisationParams
 
-BETAS = (0.9, 0.98)
 _NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}  # as transformers calls them
 
 
@@ -36,15 +35,19 @@ def build_optimizer(module: nn.Module, params: OptimisationParams, steps: int) -
             chosen = [p for p in trained if (p.dim() >= 2) == is_matrix]
             if chosen:
                 groups.append({"params": chosen, "lr": lr, "weight_decay": weight_decay})
-    optimizer = _adamw_8bit(groups) if params.optimizer == "adamw_8bit" else AdamW(groups, betas=BETAS, fused=True)
+    first, second = params.betas
+    if params.optimizer == "adamw_8bit":
+        optimizer = _adamw_8bit(groups, (first, second))
+    else:
+        optimizer = AdamW(groups, betas=(first, second), fused=True)
     name = _NAMES[params.schedule]
     return optimizer, get_scheduler(name, optimizer, num_warmup_steps=params.warmup_steps, num_training_steps=steps)
 
 
-def _adamw_8bit(groups: list[dict[str, Any]]) -> Optimizer:
+def _adamw_8bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> Optimizer:
     if not is_bitsandbytes_available():
         raise UsageError("'optimizer': adamw_8bit needs bitsandbytes: pip install 'git-caption[8bit]'")
     from bitsandbytes import optim
 
-    optimizer: Optimizer = optim.AdamW8bit(groups, betas=BETAS)  # type: ignore[attr-defined,no-untyped-call]
+    optimizer: Optimizer = optim.AdamW8bit(groups, betas=betas)  # type: ignore[attr-defined,no-untyped-call]
     return optimizer

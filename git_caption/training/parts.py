@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.captioner import Captioner
 from git_caption.captioner.feature_origin import feature_origins
-from git_caption.captioner.loading import image_parts
 from git_caption.errors import UsageError
+from git_caption.model.build import build_network
 from git_caption.model.clip_text import ClipText
 from git_caption.model.device_map import DeviceMap
+from git_caption.model.folder import architecture_of
 from git_caption.model.git import GitNetwork
-from git_caption.model.language import build_language_model, checkpoint_blocks, context_length, converted, width
+from git_caption.model.language import build_language_model, checkpoint_blocks, context_length, converted, described
 from git_caption.model.mixing import MixedMapper
 from git_caption.model.quantization import quantization_of
 from git_caption.model.vision import ImageEncoder, build_image_encoder, encoder_transform
@@ -27,6 +28,7 @@ from git_caption.params.decoding import DecodingParams
 from git_caption.params.device_split import DeviceSplit, read_split
 from git_caption.params.model import (
     CaptionerConfig,
+    CrossAttentionConfig,
     EncoderConfig,
     ImageEncoderConfig,
     LanguageModelConfig,
@@ -63,11 +65,17 @@ class Parts:
     def room(self) -> int | None:
         """The positions of the language model that the prefix leaves; None where there is no bound."""
         positions = context_length(self.network.language_model)
-        mapper = self.network.mapper
-        rows = self.network.image_encoder.tokens if mapper.keeps_rows else self.config.mapper.prefix_length
+        return None if positions is None else positions - self._before
+
+    @property
+    def _before(self) -> int:
+        """The rows that stand before a text: those of the prefix, or a start token."""
+        mapper, config = self.network.mapper, self.config.mapper
+        if mapper is None or config is None:
+            return 1
         if isinstance(mapper, MixedMapper):
-            rows = mapper.length
-        return None if positions is None else positions - rows
+            return mapper.length
+        return self.network.image_encoder.tokens if mapper.keeps_rows else config.prefix_length
 
 
 def transform_config(params: PartsParams) -> TransformConfig:
@@ -88,6 +96,8 @@ def build_parts(params: TrainingParams, data: TrainingData, device: torch.device
     config = prepare(parts.network, parts.config, params.tuning, params.parts.init_from or "this run")
     if params.computing.gradient_checkpointing:
         checkpoint_blocks(parts.network.language_model)
+        if parts.network.cross_attention is not None:
+            checkpoint_blocks(parts.network.cross_attention)
     if params.computing.compile:
         parts.network.compile_for_training()
     return replace(parts, config=config)
@@ -212,6 +222,7 @@ def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Pa
     told, tuning = params.parts, params.tuning
     assert told.language_model is not None, "checked with the parameters"
     tokenizer = build_tokenizer(told, data)
+    cross_attention = _cross_attention(params, tokenizer)
     sources, encoders = _sources(params)
     modules = _device_map(params.computing)
     device_map = None if modules is None else DeviceMap(modules, params.computing.max_memory)
@@ -220,17 +231,17 @@ def _new(params: TrainingParams, data: TrainingData, device: torch.device) -> Pa
     )
     config = CaptionerConfig(
         image_encoder=sources.encoders[0].image_encoder,
-        mapper=sources.mapper,
         language_model=language_config,
+        mapper=None if params.fusion.crosses else sources.mapper,
+        fusion=params.fusion.fusion,
+        cross_attention=cross_attention,
         transform=sources.encoders[0].transform,
         mixing=sources.mixed_by(told.mixing),
         prompt=told.prompt or PromptConfig(),
         decoding=told.decoding or DecodingParams(),
     )
-    image_encoder, mapper = image_parts(config, encoders, width(language_model))
-    network = GitNetwork(image_encoder, mapper, language_model, normalize=config.normalizes)
-    for part in (image_encoder, mapper):  # the language model is in its place
-        part.to(device)
+    network = build_network(config, encoders, language_model)
+    network.place(device)
     return Parts(network, tokenizer, config)
 
 
@@ -271,6 +282,34 @@ def _sources(params: TrainingParams) -> tuple[Sources, list[ImageEncoder]]:
         described.append(EncoderConfig(replace(one, weights=source), transform))
         encoders.append(encoder)
     return Sources(described, told.mapper or MapperConfig("linear")), encoders
+
+
+def _cross_attention(params: TrainingParams, tokenizer: PreTrainedTokenizerBase) -> CrossAttentionConfig | None:
+    """Where the new layers of a run go, known before any weight is loaded; None where it has a prefix.
+
+    A text without a prompt begins as the language model's own documents do: with the begin token, or with the end token
+    of the document before it where there is none.
+
+    Raises:
+        UsageError: the language model has fewer blocks.
+    """
+    language_model = params.parts.language_model
+    if not params.fusion.crosses or language_model is None:
+        return None
+    architecture = language_model.architecture
+    if architecture is None:
+        source = _source(language_model)
+        folder = hub.resolve_language_model(source.id, source.revision)
+        architecture = architecture_of(folder, "causal language model")
+    settings = described(architecture).get_text_config()
+    blocks = params.fusion.blocks(settings.num_hidden_layers)
+    if max(blocks) >= settings.num_hidden_layers:
+        raise UsageError(
+            f"'nb_ca': {len(blocks)} layers reach to block {max(blocks)}, and {language_model.name} has "
+            f"{settings.num_hidden_layers} blocks, counted from 0; ask for fewer"
+        )
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return CrossAttentionConfig(tuple(blocks), settings.num_attention_heads, int(start))
 
 
 def _image_encoder(

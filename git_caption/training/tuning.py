@@ -43,7 +43,8 @@ def prepare(network: GitNetwork, config: CaptionerConfig, params: TuningParams, 
         merge_adapter(language_model)
         adapter = None
     network.requires_grad_(False)
-    _train(network.mapper, params.mapper_trained)
+    for part in network.between.values():
+        _train(part, params.mapper_trained)
     _train(network.image_encoder, params.train_image_encoder)
     _train(language_model, params.tune == "full")
     if params.tune == "head":

@@ -51,7 +51,12 @@ def test_what_the_file_leaves_out_is_clip_s() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fusion": "cross_attention"}, "'fusion': expected one of prefix, found 'cross_attention'"),
+        ({"fusion": "sum"}, "'fusion': expected one of prefix, cross_attention, found 'sum'"),
+        (
+            {"fusion": "cross_attention"},
+            "missing key 'cross_attention': the part that 'fusion': 'cross_attention' needs",
+        ),
+        ({"mapper": None}, "missing key 'mapper': the part that 'fusion': 'prefix' needs"),
         ({"mapper": {"type": "mlp", "heds": 2}}, "unknown key 'mapper.heds'; did you mean 'heads'?"),
         ({"mapper": {}}, "missing key 'mapper.type': kind of network"),
         (

@@ -9,6 +9,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -237,6 +238,50 @@ def test_clipcap_learns_the_style_of_instagram(tuning, folder, prompted, desk, i
         assert made["base"]["source"]["id"] == str(Path("coco_weights.pt").resolve())
         assert made["base"]["template"] == " is a picture of {caption} and a social media post would caption it"
         assert len(list(Path("checkpoints/base_captions").glob("*.tsv"))) == 1
+
+
+def coco_2014(folder: Path, pictures: int) -> None:
+    """A COCO folder of 2014."""
+    (folder / "train2014").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    images = [{"id": number, "file_name": f"COCO_train2014_{number:012}.jpg"} for number in range(pictures)]
+    for image in images:
+        Image.new("RGB", (40, 40), (image["id"] * 6, 90, 30)).save(folder / "train2014" / image["file_name"])
+    captions = [{"image_id": number, "caption": f"A Bus {number}."} for number in range(pictures)]
+    document = json.dumps({"images": images, "annotations": captions})
+    (folder / "annotations" / "captions_train2014.json").write_text(document)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
+def test_cross_attention_in_a_frozen_language_model(family, desk, tmp_path, monkeypatch, capsys):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    coco_2014(Path("data/coco"), 16)
+    hub_cache.language_model(tmp_path / family, family)
+    line = (
+        f"torchrun --nproc_per_node 1 train.py --fusion cross_attention --nb_ca 2 -lm {tmp_path / family} --epochs 5 "
+        "--loss_save_path res/loss.npy --output_dir D"
+    )
+    assert main(arguments(line)) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.startswith("preset llama_ca (RaphValeri/ImageCaptioning): data data/coco, ")
+    assert stored("D") == {"cross_attention"}
+    made = config("D")
+    assert (made["image_encoder"]["name"], made["image_encoder"]["output"]) == ("ViT-B/32", "pooled")
+    assert (made["fusion"], made["cross_attention"]["blocks"]) == ("cross_attention", [0, 1])
+    assert len(np.load("res/loss.npy")) == 5
+    used = json.loads(Path("D/training.json").read_text())
+    assert (used["lr"], used["weight_decay"], used["betas"], used["bs"]) == (1e-4, 0.1, [0.9, 0.95], 16)
+    assert Captioner.load("D", device="cpu").caption([Image.new("RGB", (40, 40))])
+
+
+def test_the_line_of_the_cross_attention_tool_itself(desk, capsys):
+    coco_2014(Path("data/coco"), 16)
+    line = (
+        "torchrun --nproc_per_node 1 train.py --epochs 5 --nb_ca 1 --loss_save_path res_files/loss_2ca_ep5.npy "
+        "--model_path params_2ca_ep5.pt -lm decapoda-research/llama-7b-hf"
+    )
+    assert main(arguments(line)) == 0, capsys.readouterr().err
+    assert stored("params_2ca_ep5.pt") == {"cross_attention"}
 
 
 def test_what_was_used_is_written_and_repeats_the_run(desk, capsys):

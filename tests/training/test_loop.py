@@ -139,9 +139,18 @@ def test_a_run_that_ends_at_any_step_goes_on_to_the_same_end(data, undisturbed, 
     same(out, undisturbed)
 
 
-@pytest.mark.parametrize("changes", [{"tune": "lora", "lora_rank": 4}, {"optimizer": "adamw_8bit"}])
-def test_so_does_one_with_lora_or_with_an_optimiser_in_8_bits(changes, data, tmp_path, monkeypatch):
-    pytest.importorskip("peft" if "tune" in changes else "bitsandbytes")
+@pytest.mark.parametrize(
+    ("changes", "needs"),
+    [
+        ({"tune": "lora", "lora_rank": 4}, "peft"),
+        ({"optimizer": "adamw_8bit"}, "bitsandbytes"),
+        ({"fusion": "cross_attention"}, "torch"),
+    ],
+)
+def test_so_does_one_with_lora_with_cross_attention_or_with_an_optimiser_in_8_bits(
+    changes, needs, data, tmp_path, monkeypatch
+):
+    pytest.importorskip(needs)
     whole, out = tmp_path / "whole" / "run", tmp_path / "stopped" / "run"
     assert main(["--config", written(data, whole, **changes)]) == 0
     assert losses(whole)[-1] < losses(whole)[0]

@@ -73,3 +73,11 @@ def test_one_step_moves_what_has_a_gradient():
     network.mapper(torch.ones(1, 16)).sum().backward()
     optimizer.step()
     assert torch.allclose(network.mapper.bias, before - 1e-3, atol=1e-6)  # Adam's first step is the rate
+
+
+def test_betas_are_the_two_of_adamw():
+    optimizer, _ = build_optimizer(Network(), replace(PARAMS, betas=(0.8, 0.9)), 10)
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.9)}
+    for betas in ((0.9,), (0.9, 1.0)):
+        (fault,) = replace(PARAMS, betas=betas).check()
+        assert fault == (("betas",), f"'betas': expected two numbers from 0 to below 1, found {list(betas)}")

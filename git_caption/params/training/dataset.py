@@ -42,6 +42,7 @@ class DatasetParams:
         help="pictures changed anew in each epoch: crop shows a random part of 0.8 to 1 of the area, crop_and_flip "
         "also mirrors half of them, which makes 'left' and 'right' wrong; features are then not used",
     )
+    lower_case: bool = key(False, help="captions are trained on in lower case and without their last full stop")
     max_caption_tokens: int | None = key(
         None,
         minimum=1,

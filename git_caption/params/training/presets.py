@@ -155,7 +155,24 @@ PRESETS: Mapping[PresetName, Preset] = {
     ),
     "blip": Preset(tool="sylee0520/Image-Captioning-CC3M", coming="pretrained captioners (BLIP, ViT+GPT-2)"),
     "vit_gpt2": Preset(tool="sylee0520/Image-Captioning-CC3M", coming="pretrained captioners (BLIP, ViT+GPT-2)"),
-    "llama_ca": Preset(tool="RaphValeri/ImageCaptioning", coming="language models with cross-attention to the image"),
+    "llama_ca": Preset(
+        tool="RaphValeri/ImageCaptioning",
+        defaults={
+            "data": "data/coco",
+            "lower_case": True,
+            "image_encoder.name": "ViT-B/32",
+            "image_encoder.output": "pooled",
+            "fusion": "cross_attention",
+            "language_model.name": "huggyllama/llama-7b",
+            "epochs": 5,
+            "bs": 16,
+            "lr": 1e-4,
+            "warmup_steps": 0,
+            "schedule": "constant",
+            "weight_decay": 0.1,
+            "betas": (0.9, 0.95),
+        },
+    ),
 }
 
 
@@ -171,7 +188,7 @@ def implied(told: Mapping[str, Any]) -> PresetName | None:
     """
     if "captioner" in told:
         return "blip"
-    if "nb_ca" in told:
+    if "nb_ca" in told or told.get("fusion") == "cross_attention":
         return "llama_ca"
     if "mixing" in told or "model_key" in told:
         named = any(name.removeprefix("-").startswith(("image_encoder", "iet", "is_rn")) for name in told)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from git_caption.params.paths import several
 from git_caption.params.schema import group, key
 from git_caption.params.training.dataset import DatasetParams
+from git_caption.params.training.fusion import FusionParams
 from git_caption.params.training.parts import PartsParams
 from git_caption.params.training.presets import PresetName
 from git_caption.params.training.prompting import PromptingParams
@@ -28,6 +29,7 @@ class TrainingParams:
     )
     dataset: DatasetParams = group(DatasetParams, "data")
     parts: PartsParams = group(PartsParams, "parts")
+    fusion: FusionParams = group(FusionParams, "fusion")
     prompting: PromptingParams = group(PromptingParams, "base captioner")
     tuning: TuningParams = group(TuningParams, "what is trained")
     optimisation: OptimisationParams = group(OptimisationParams, "steps")
@@ -42,8 +44,10 @@ class TrainingParams:
             asked = "lora_merge" if tuning.lora_merge else "tune"
             yield (asked, "language_model"), f"{asked!r}: {QUANTIZED}"
         if not tuning.mapper_trained and self.parts.init_from is None and self.parts.objective == "caption":
-            message = "a new mapper is random and has to be trained: set 'train_mapper', or go on from 'init_from'"
+            new = "new layers of cross-attention have" if self.fusion.crosses else "a new mapper is random and has"
+            message = f"{new} to be trained: set 'train_mapper', or go on from 'init_from'"
             yield ("train_mapper", "tune", "init_from"), message
+        yield from self._check_fusion()
         if self.dataset.stored and self.parts.objective == "language":
             yield ("features", "objective"), "'features': objective language looks at no picture: leave them out"
         elif self.dataset.stored and (self.tuning.train_image_encoder or self.parts.objective == "contrastive"):
@@ -90,6 +94,24 @@ class TrainingParams:
             elif encoders and count != encoders:
                 message = f"a file of each of {encoders} image encoders is expected, found {count}"
                 yield (name, "image_encoder"), f"{name!r}: {message}"
+
+    def _check_fusion(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if not self.fusion.crosses:
+            return
+        if self.parts.mapper is not None:
+            yield ("mapper", "fusion"), "'mapper': cross-attention takes features as they are; leave one of the two out"
+        if self.parts.init_from is not None:
+            yield ("init_from", "fusion"), "'fusion': 'init_from' brings it; leave one of them out"
+        if self.parts.objective != "caption":
+            message = f"'fusion': cross_attention is of captioners, and objective {self.parts.objective} trains none"
+            yield ("fusion", "objective"), message
+        if self.parts.mixing is not None:
+            yield (
+                ("mixing", "fusion"),
+                "'mixing': is of prefixes, and cross-attention has none; leave one of the two out",
+            )
+        if self.computing.compile:
+            yield ("compile", "fusion"), "'compile': layers of cross_attention cannot be compiled; leave it out"
 
     def _check_validation(self) -> Iterator[tuple[tuple[str, ...], str]]:
         validation = self.validation

@@ -89,7 +89,7 @@ def _preset_name(told: Mapping[str, Any]) -> PresetName | None:
         said = repr(sign) if sign else f"preset {name!r}"
         raise UsageError(
             f"{said}: {PRESETS[name].coming} cannot be trained by this version of git_caption; it trains an image "
-            "encoder, a mapper and a language model, presets git, clipcap, clipcap_opt, nice and instagram"
+            "encoder, a mapper and a language model, presets git, clipcap, clipcap_opt, nice, instagram and llama_ca"
         )
     return name
 
@@ -151,7 +151,7 @@ def _unless_told(preset: Preset, given: Flat) -> Flat:
     """The preset's defaults for what nothing else tells."""
     own = {key.partition(".")[0] for key in given if key.endswith((".architecture", ".weights")) and given[key]}
     brought = _is_told(given.get("init_from")) or given.get("objective") == "contrastive"
-    without = {*MODELS, "mixing"} if brought else own
+    without = {*MODELS, "mixing", "fusion"} if brought else own
 
     def fits(key: str) -> bool:
         part = key.partition(".")[0]

@@ -54,14 +54,14 @@ SPELLINGS = (
     Spelling("val_data", ("val_data_path",)),
     Spelling("report_to", ("report_to_wandb",), {"True": "wandb", "False": None}, switch=True),
     Spelling("warmup_steps", ("-ws",)),
-    Spelling("output_dir", ("out_dir", "output_path", "output_folder")),
+    Spelling("output_dir", ("out_dir", "output_path", "output_folder", "model_path")),
     Spelling("epochs", ("total_epoch",)),
 )
 
 FILE_PREFIX = "prefix"
 """ClipCap's begin of file names: here a folder in the output directory, so that runs beside each other stay apart."""
 
-COMING = ("captioner", "nb_ca")
+COMING = ("captioner",)
 """Flags of presets that cannot be trained yet."""
 
 SPLIT, SPLIT_DEVICES, SPLIT_BLOCKS = "pn", "123", "411"

@@ -26,9 +26,15 @@ class OptimisationParams:
     )
     warmup_steps: int = key(100, minimum=0, help="steps in which the learning rate rises from zero")
     schedule: Literal["linear", "cosine", "constant"] = key("linear", help="how the learning rate falls after that")
+    betas: tuple[float, ...] = key((0.9, 0.98), help="AdamW's two: how long it remembers gradients and their squares")
     weight_decay: float = key(0.01, minimum=0, help="AdamW's, on matrices only")
     max_grad_norm: float = key(1.0, above=0, help="gradients are scaled down to this norm")
     seed: int = key(0, minimum=0, help="of the weights, the order and the captions drawn")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Betas that are not two, or not below 1, as (keys concerned, message)."""
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            yield ("betas",), f"'betas': expected two numbers from 0 to below 1, found {list(self.betas)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,14 @@ class TuningParams:
 
     tune: Literal["full", "lora", "head", "mapper"] = key(
         "mapper",
-        help="mapper: the mapper alone; full: the language model too; lora: LoRA on the language model too; head: the "
-        "language model's output layer alone, with its input embeddings where the two are one tensor, as in GPT-2",
+        help="mapper: the mapper alone, or the cross-attention in its place; full: the language model too; lora: LoRA "
+        "on the language model too; head: the language model's output layer alone, with its input embeddings where the "
+        "two are one tensor, as in GPT-2",
     )
-    train_mapper: bool | None = key(None, help="train the mapper; None: yes, but not where the head alone is trained")
+    train_mapper: bool | None = key(
+        None,
+        help="train the mapper or the cross-attention in its place; None: yes, but not where the head alone is trained",
+    )
     train_image_encoder: bool = key(False, help="train the image encoder too")
     lora_rank: int | None = key(None, minimum=1, help="width of LoRA's matrices; None: 16")
     lora_alpha: float | None = key(None, above=0, help="what they give counts lora_alpha / lora_rank times; None: 32")

@@ -155,6 +155,8 @@ def test_a_run_that_goes_on_or_has_no_language_model_gets_no_parts(told, tmp_pat
     encoder = {"name": "custom", "architecture": {}, "output": "pooled"}
     second = settled({**told, "objective": "contrastive", "image_encoder": encoder})
     assert (second.preset, second.parts.mapper, second.parts.language_model) == (None, None, None)
+    further = settled({**told, "preset": "llama_ca", "init_from": str(tmp_path / "checkpoint")})
+    assert (further.optimisation.betas, further.fusion.crosses) == ((0.9, 0.95), False)
     third = settled({**told, "preset": "git", "init_from": str(tmp_path / "checkpoint")})
     assert (third.optimisation.warmup_steps, third.parts.image_encoder) == (5000, None)
 
@@ -168,6 +170,8 @@ def test_a_preset_is_implied(told, tmp_path, monkeypatch):
     assert settled({**out, "data": "F.pkl"}).preset == "clipcap"
     assert settled({**out, "data_dir": "instagram_data", "init_from": "checkpoint"}).preset == "instagram"
     assert settled({**out, "data_dir": "instagram_data"}).preset == "git"
+    assert settled({**out, "data": "F.pkl", "nb_ca": 2}).fusion.crosses
+    assert settled({**out, "data_dir": "instagram_data", "fusion": "cross_attention"}).preset == "llama_ca"
     assert settled({**out, "data": "F.pkl", "preset": "clipcap_opt"}).parts.mapper.prefix_length == 32
 
 
@@ -185,9 +189,7 @@ def test_data_of_a_preset_counts_where_it_is(tmp_path, monkeypatch):
     [
         ({"preset": "blip"}, "preset 'blip': pretrained captioners"),
         ({"preset": "vit_gpt2"}, "preset 'vit_gpt2': pretrained captioners"),
-        ({"preset": "llama_ca"}, "preset 'llama_ca': language models with cross-attention to the image"),
         ({"captioner": "Salesforce/blip-image-captioning-base"}, "'captioner': pretrained captioners"),
-        ({"nb_ca": "2"}, "'nb_ca': language models with cross-attention to the image"),
     ],
 )
 def test_families_to_come_are_refused_in_one_line(flags, said, told):
