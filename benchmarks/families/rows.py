@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.families.parts import LINEAR, PICTURES, QUESTIONS, TRAINED, captioner
+from benchmarks.families.parts import BEGUN, LINEAR, PICTURES, QUESTIONS, TRAINED, captioner
 from benchmarks.families.styles import COUNTED
 
 FAMILIES = {
@@ -14,6 +14,8 @@ FAMILIES = {
     2: "ClipCap",
     3: "LoRA, head or mapper: from a captioner of one caption style to another",
     4: "Mixing of several image encoders",
+    9: "Questions and answers, mixed with captions",
+    10: "SCST: from a captioner that has not learnt all it can",
 }
 LINEAR_NORM = {"type": "linearLn"}
 MLP = {"type": "mlp", "prefix_length": 10}
@@ -85,6 +87,19 @@ MIXED = {
     "mixing": "hprod",
     "epochs": 3,
 }
+SCST = {
+    **PICTURES,
+    "output_dir": "$here",
+    "objective": "scst",
+    "init_from": "$begun",
+    "features": "$resnet_grid/train.features",
+    "tune": "full",
+    "epochs": 0.25,
+    "bs": 32,
+    "lr": 1e-4,
+    "warmup_steps": 10,
+    "num_workers": 0,
+}
 EIGHT_BITS = {"name": "$llama", "quantization": "8bit"}
 ROWS: dict[str, Row] = {
     "git": Row(1, "ResNet grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", **TRAINED), whole=True),
@@ -121,4 +136,15 @@ ROWS: dict[str, Row] = {
     "mapper": restyled("mapper", tune="mapper"),
     "full": restyled("mapper, LM", tune="full"),
     "mixing": Row(4, "ResNet and ViT pooled, mlp, hprod, GPT-2", "mappers, mixing, LM", MIXED, whole=True),
+    "vqa": Row(
+        9,
+        "ResNet grid, linear, GPT-2; 4 questions and a caption a picture",
+        "mapper, LM",
+        git("grid", LINEAR, "gpt2", questions_per_image=4, **TRAINED),
+        whole=True,
+    ),
+    "begun": Row(
+        10, "ResNet grid, linear, GPT-2: the start", "mapper, LM", captioner("resnet", "grid", LINEAR, "gpt2", **BEGUN)
+    ),
+    "scst": Row(10, "ResNet grid, linear, GPT-2: from there", "mapper, LM", SCST, whole=True),
 }

@@ -9,23 +9,24 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from git_caption.samples.collate import Batch, Collate
-from git_caption.samples.feature_rows import EncodedSamples, TextSamples
+from git_caption.samples.mixed import Samples
 from git_caption.samples.sample import Failure
 from git_caption.samples.steps import Share
-from git_caption.samples.training_data import TrainingSamples
+from git_caption.tsv.rows import Question
 
 
 @dataclass(frozen=True, eq=False)
 class ValidationBatch:
     """A batch, which may have no picture left.
 
-    places: of its pictures among all that are used, 0-based. references: the captions of each. failed: the rows that
-    could not be read.
+    places: of its pictures among all that are used, 0-based. references: the captions of each. questions: those of
+    each, all of them. failed: the rows that could not be read.
     """
 
     batch: Batch
     places: list[int]
     references: list[tuple[str, ...]]
+    questions: list[tuple[Question, ...]]
     failed: list[Failure]
 
 
@@ -37,7 +38,7 @@ class ValidationBatches(Dataset[ValidationBatch | Exception]):
 
     def __init__(
         self,
-        samples: TrainingSamples | EncodedSamples | TextSamples,
+        samples: Samples,
         collate: Collate,
         share: Share,
         seed: int,
@@ -72,4 +73,5 @@ class ValidationBatches(Dataset[ValidationBatch | Exception]):
                 found.append((place, sample))
         drawn = [(sample, random.Random(f"validation-{self.seed}-{self.rows[place]}")) for place, sample in found]
         references = [sample.texts.captions for _, sample in found]
-        return ValidationBatch(self.collate(drawn), [place for place, _ in found], references, failed)
+        questions = [sample.texts.questions for _, sample in found]
+        return ValidationBatch(self.collate(drawn), [place for place, _ in found], references, questions, failed)
