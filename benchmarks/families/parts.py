@@ -132,6 +132,7 @@ def captioner(
 
 TRAINED = {"tune": "full"}
 LINEAR = {"type": "linear"}
+BEGUN = {**TRAINED, "epochs": 0.4}  # a captioner that has longer to go
 PARTS: dict[str, Recipe] = {
     "scenes": Recipe("make_shapes", {"out_dir": "$here", "train": 20_000, "test": 500, "max_objects": 2}),
     "plain": style(PLAIN),
@@ -147,4 +148,5 @@ PARTS: dict[str, Recipe] = {
         TRAIN,
         captioner("resnet", "grid", LINEAR, "gpt2", caption_tsv="$plain/train.caption.tsv", **TRAINED),
     ),
+    "begun": Recipe(TRAIN, captioner("resnet", "grid", LINEAR, "gpt2", **BEGUN)),
 }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.families.parts import LAYERS, LINEAR, PICTURES, QUESTIONS, TRAINED, captioner
+from benchmarks.families.parts import BEGUN, LAYERS, LINEAR, PICTURES, QUESTIONS, TRAINED, captioner
 from benchmarks.families.styles import COUNTED
 
 FAMILIES = {
@@ -17,6 +17,8 @@ FAMILIES = {
     5: "Model parallel: a language model split over devices, here CPU memory and disk",
     6: "Cross-attention in a frozen language model",
     7: "Prompted style transfer: after the captions of a base captioner",
+    9: "Questions and answers, mixed with captions",
+    10: "SCST: from a captioner that has not learnt all it can",
 }
 LINEAR_NORM = {"type": "linearLn"}
 MLP = {"type": "mlp", "prefix_length": 10}
@@ -99,6 +101,19 @@ MIXED = {
     "mixing": "hprod",
     "epochs": 3,
 }
+SCST = {
+    **PICTURES,
+    "output_dir": "$here",
+    "objective": "scst",
+    "init_from": "$begun",
+    "features": "$resnet_grid/train.features",
+    "tune": "full",
+    "epochs": 0.25,
+    "bs": 32,
+    "lr": 1e-4,
+    "warmup_steps": 10,
+    "num_workers": 0,
+}
 EIGHT_BITS = {"name": "$llama", "quantization": "8bit"}
 ROWS: dict[str, Row] = {
     "git": Row(1, "ResNet grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", **TRAINED), whole=True),
@@ -140,4 +155,15 @@ ROWS: dict[str, Row] = {
     "prompted_lora": restyled("mapper, LoRA r 4", family=7, tune="lora", lora_rank=4, prompted=True),
     "crossing": Row(6, "ResNet grid, cross-attention, GPT-2", "cross-attention", crossing("gpt2"), whole=True),
     "crossing_llama": Row(6, "ResNet grid, cross-attention, LLaMA", "cross-attention", crossing("llama")),
+    "vqa": Row(
+        9,
+        "ResNet grid, linear, GPT-2; 4 questions and a caption a picture",
+        "mapper, LM",
+        git("grid", LINEAR, "gpt2", questions_per_image=4, **TRAINED),
+        whole=True,
+    ),
+    "begun": Row(
+        10, "ResNet grid, linear, GPT-2: the start", "mapper, LM", captioner("resnet", "grid", LINEAR, "gpt2", **BEGUN)
+    ),
+    "scst": Row(10, "ResNet grid, linear, GPT-2: from there", "mapper, LM", SCST, whole=True),
 }

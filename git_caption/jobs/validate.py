@@ -61,14 +61,17 @@ def validate_data(params: ValidateDataParams) -> None:
 class Tally:
     """What was found in the rows so far.
 
-    Memory: 32 bytes a row and 20 a caption; no text is kept but of the first bad rows.
+    Memory: 32 bytes a row, 20 a caption and 8 a question; no text is kept but of different answers and of the first
+    bad rows.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self.tokenizer = tokenizer
         self.keys, self.images, self.captions = Seen(), Seen(), Seen()
         self.lengths = array("i")
-        self.questions = self.good = self.missing = self.broken = self.unusable = self.bad = 0
+        self.asked = array("i")  # answers of each question
+        self.answers: set[str] = set()
+        self.good = self.missing = self.broken = self.unusable = self.bad = 0
         self.first_bad: list[dict[str, Any]] = []
 
     def add(self, rows: Iterable[int], checked: list[CheckedRow]) -> None:
@@ -84,7 +87,9 @@ class Tally:
                 self.images.add(item.image, row)
             # An entry that cannot be read says nothing of an image: it has the same fault twice.
             causes = list(dict.fromkeys(fault for fault in (item.text_fault, item.image_fault) if fault))
-            self.questions += item.questions
+            for question in item.questions:
+                self.asked.append(len(question.answers))
+                self.answers.update(question.answers)
             self.good += not item.image_fault
             self.missing += item.missing
             self.broken += item.image_fault not in ("", item.text_fault) and not item.missing
@@ -111,7 +116,8 @@ class Tally:
             "rows_left_out": data.missing,
             "images": {"good": self.good, "missing": self.missing, "broken": self.broken},
             "captions": len(self.lengths),
-            "questions": self.questions,
+            "questions": len(self.asked),
+            "answers": {"count": sum(self.asked), "different": len(self.answers), **self._answers_each()},
             "rows_without_usable_texts": self.unusable,
             "duplicates": {
                 name: {"count": len(again), "first": [[data.where(row) for row in pair] for pair in again[:3]]}
@@ -122,6 +128,10 @@ class Tally:
             "bad_rows": self.bad,
             "first_bad_rows": self.first_bad,
         }
+
+    def _answers_each(self) -> dict[str, int]:
+        """The fewest and the most answers of a question."""
+        return {"fewest": min(self.asked), "most": max(self.asked)} if self.asked else {}
 
     def _percentiles(self) -> dict[str, int]:
         if not self.lengths:
@@ -169,6 +179,8 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
 def _printed(found: dict[str, Any]) -> str:
     """The report as lines of text."""
     images, duplicates, length = found["images"], found["duplicates"], found["caption_length"]
+    answers = found["answers"]
+    each = f", {answers['fewest']} to {answers['most']} a question" if found["questions"] else ""
     left_out = f", {found['rows_left_out']} left out whose image is not there" if found["rows_left_out"] else ""
     measured = " ".join(f"{name} {length[name]}" for name in length if name != "unit") or "none"
     lines = [
@@ -176,7 +188,7 @@ def _printed(found: dict[str, Any]) -> str:
         f"rows            {found['rows']}{left_out}",
         f"images          {images['good']} good, {images['missing']} missing, {images['broken']} broken",
         f"captions        {found['captions']}; {found['rows_without_usable_texts']} rows without usable texts",
-        f"questions       {found['questions']}",
+        f"questions       {found['questions']}; {answers['count']} answers, {answers['different']} different{each}",
         f"caption length  {measured} {length['unit']}",
         "duplicates      "
         + ", ".join(

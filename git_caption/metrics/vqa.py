@@ -39,6 +39,7 @@ _NUMBERS = {
 _ARTICLES = ("a", "an", "the")
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
+LEAST_REFERENCES = 4  # an answer is right where three others have given it
 _PERIOD = re.compile(r"\.(?!\d)")
 
 
@@ -58,6 +59,16 @@ def soft_accuracy(answer: str, references: Sequence[str]) -> float:
         answer, *given = [normalise(text) for text in (answer, *given)]
     equal = [text == answer for text in given]
     return sum(min(1.0, (sum(equal) - own) / 3) for own in equal) / len(equal)
+
+
+def accuracy(answer: str, references: Sequence[str]) -> float:
+    """`soft_accuracy`, or, where fewer than four people have answered, whose answers could not reach 1, 1.0 or 0.0.
+
+    1.0 if the answer equals one of them, all normalised. Raises ValueError if there are no references.
+    """
+    if len(references) >= LEAST_REFERENCES or not references:
+        return soft_accuracy(answer, references)
+    return float(normalise(answer) in map(normalise, references))
 
 
 def exact_match_accuracy(answer: str, references: Sequence[str]) -> float:

@@ -37,7 +37,7 @@ def fit(value: Any, hint: Any) -> Any:
     """The value in the type `hint`, or BAD.
 
     A union takes a value of one of its literals first, then a spelling of None, then the first type that fits as it
-    stands, then the first that a spelling fits. A lone text is taken for a list of one.
+    stands, then the first that a spelling fits. A lone text is taken for a list of one, or of numbers parted by commas.
     """
     origin = get_origin(hint)
     if hint is Any:
@@ -97,6 +97,8 @@ def _stands(value: Any, hint: Any) -> bool:
 def _fit_list(value: Any, kind: type[Any], hint: Any) -> Any:
     if isinstance(value, str) and hint is str:
         return kind([value])
+    if isinstance(value, str) and hint in (int, float):
+        value = [item.strip() for item in value.split(",")]
     if not isinstance(value, (list, tuple)):
         return BAD
     items = [fit(item, hint) for item in value]

@@ -6,13 +6,16 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-Kind = Literal["input_file", "input_files", "input_dir", "input_path", "model", "data", "output_file", "output_dir"]
-"""input_files: a file, or several in one text with commas. input_path: a file, a folder of images, a glob pattern with
-a match, or a list of files. model: a folder, a file, or the id of a repository. data: the same, or a pattern of tars,
-whose files are looked for when it is opened."""
+Kind = Literal[
+    "input_file", "input_files", "input_dir", "input_path", "model", "data", "data_sets", "output_file", "output_dir"
+]
+"""input_path: a file, a folder of images, a glob pattern with a match, or a list of files. model: a folder, a file, or
+the id of a repository. data: the same, or a pattern of tars, whose files are looked for when it is opened. input_files,
+data_sets: of the one kind or the other, several with commas between."""
+SEVERAL: Mapping[Kind, Kind] = {"input_files": "input_file", "data_sets": "data"}
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar")
@@ -61,14 +64,14 @@ def fault(value: Any, kind: Kind, promised: Collection[str] = ()) -> str | None:
             return "expected at least one path, found none"
         each: Kind = "input_file" if kind == "input_path" else kind
         return next((found for item in value if (found := fault(item, each, promised))), None)
+    if kind in SEVERAL:
+        return next((found for path in several(value) if (found := fault(path, SEVERAL[kind], promised))), None)
     if not value:
         return "expected a path, found an empty text"
     if "\0" in value:
         return f"expected a path, found a null character in {value!r}"
     if kind in ("output_file", "output_dir"):
         return _output_fault(value, kind)
-    if kind == "input_files":
-        return fault(tuple(several(value)), "input_file", promised)
     if _is_promised(value, promised):
         return None
     return _input_fault(value, kind)

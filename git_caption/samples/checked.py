@@ -9,6 +9,7 @@ from pathlib import Path
 from git_caption.errors import DataError, MissingImage
 from git_caption.images.decode import decode
 from git_caption.samples.training_data import TrainingData
+from git_caption.tsv.rows import Question
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class CheckedRow:
 
     key: str
     captions: tuple[str, ...]
-    questions: int
+    questions: tuple[Question, ...]
     image: int | None
     missing: bool
     text_fault: str
@@ -44,10 +45,11 @@ class CheckedRows:
     def read(self, row: int) -> CheckedRow:
         """A row, whatever is wrong with it."""
         captions: tuple[str, ...] = ()
-        key, questions, text_fault = "", 0, ""
+        questions: tuple[Question, ...] = ()
+        key, text_fault = "", ""
         try:
             texts = self.data.texts(row)
-            key, captions, questions = texts.key, texts.captions, len(texts.questions)
+            key, captions, questions = texts.key, texts.captions, texts.questions
         except DataError as error:
             text_fault = str(error)
         image: int | None = None

@@ -30,7 +30,8 @@ class Batch:
 
     keys: of the pictures. seen: their pixels uint8[B, 3, R, R], or their features float[B, N, D_v] and the mask
     bool[B, N]. images: long[M], the picture of each text. prompt_ids, target_ids: M lists; a target ends with the end
-    token, unless it was cut. cut: how many were.
+    token, unless it was cut. cut: how many were. references: all captions of each picture. seeds: drawn for each
+    picture in each epoch.
     """
 
     keys: list[str]
@@ -39,6 +40,8 @@ class Batch:
     prompt_ids: list[list[int]]
     target_ids: list[list[int]]
     cut: int = 0
+    references: Sequence[tuple[str, ...]] = ()
+    seeds: Sequence[int] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +80,16 @@ class Collate:
                 whole = encode_target(self.tokenizer, target, after_prompt=after_prompt, end=self.prompt.end)
                 targets.append(self._fitted(whole, len(prompts[-1])))
                 cut += len(targets[-1]) < len(whole)
-        keys = [sample.texts.key for sample, _ in samples]
-        return Batch(keys, _seen([sample for sample, _ in samples]), torch.tensor(images), prompts, targets, cut)
+        return Batch(
+            [sample.texts.key for sample, _ in samples],
+            _seen([sample for sample, _ in samples]),
+            torch.tensor(images, dtype=torch.long),
+            prompts,
+            targets,
+            cut,
+            [sample.texts.captions for sample, _ in samples],
+            [rng.getrandbits(63) for _, rng in samples],
+        )
 
     def caption_prompt(self, texts: Texts) -> str:
         """What the captions of a picture follow."""

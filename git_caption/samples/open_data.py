@@ -9,7 +9,7 @@ from typing import Any
 
 from git_caption.errors import DataError, UsageError
 from git_caption.params.paths import is_hub_id
-from git_caption.samples import cc3m, coco, flickr, hub_dataset, table, webdataset
+from git_caption.samples import cc3m, coco, flickr, hub_dataset, table, vqa, webdataset
 from git_caption.samples.splits import choose, refuse
 from git_caption.samples.training_data import TrainingData
 from git_caption.samples.training_tsv import TrainingTsv
@@ -17,9 +17,10 @@ from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import parse_question_row
 
 LOOKED_FOR = (
-    "NAME.img.tsv beside NAME.caption.tsv",
+    "NAME.img.tsv beside NAME.caption.tsv or NAME.question.tsv",
     "CC3M (Train_GCC-training.tsv)",
     "COCO (annotations/captions_*.json, annotations/train_caption.json, dataset_*.json)",
+    "VQA (v2_OpenEnded_mscoco_*_questions.json)",
     "Flickr (Flickr8k.token.txt, results_20130124.token)",
     "a data set of Hugging Face (dataset_dict.json, or state.json and dataset_info.json)",
     "webdataset (*.tar)",
@@ -75,7 +76,7 @@ def _in_file(path: Path, chosen: Choices) -> TrainingData:
     if path.name in flickr.CAPTIONS:
         return flickr.read_flickr(path, chosen.split)
     if path.name.endswith(IMAGES):
-        refuse(chosen.split, TrainingTsv.kind, str(path))
+        refuse(chosen.split, "an image TSV", str(path))
         return _tsv(path)
     match path.suffix.lower():
         case ".json":
@@ -94,21 +95,41 @@ def _json(path: Path, document: Any, chosen: Choices) -> TrainingData:
         return coco.read_annotations(path, document, chosen.split)
     if coco.is_clipcap(document) and chosen.image_column is None:
         return coco.read_clipcap(path, document, chosen.split)
+    if vqa.is_questions(document) or vqa.is_answers(document):
+        return _vqa(path, document, chosen)
     if isinstance(document, list):
         return table.read_json_list(path, document, chosen.split, chosen.image_column, chosen.caption_column)
     raise DataError(
         f'{path}: a JSON {type(document).__name__} that is no data set; expected a list of {{"image", "text"}}, '
-        "annotations of COCO or Karpathy's splits"
+        "annotations of COCO, Karpathy's splits or questions of VQA"
     )
+
+
+def _vqa(path: Path, document: dict[str, Any], chosen: Choices) -> TrainingData:
+    """Questions and answers, told by either of the two files."""
+    refuse(chosen.split, vqa.VqaQuestions.kind, str(path))
+    if vqa.is_questions(document):
+        answers = vqa.answers_of(path)
+        return vqa.VqaQuestions(path, document, answers, _checked(answers, vqa.is_answers))
+    questions = vqa.questions_of(path)
+    return vqa.VqaQuestions(questions, _checked(questions, vqa.is_questions), path, document)
+
+
+def _checked(path: Path, is_it: Callable[[Any], bool]) -> dict[str, Any]:
+    document: dict[str, Any] = table.load_json(path)
+    if not is_it(document):
+        raise DataError(f'{path}: expected an object as VQA has it, with a list of "questions" or "annotations"')
+    return document
 
 
 def _in_folder(folder: Path, chosen: Choices) -> TrainingData:
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    finders = (_tsvs, _cc3m, _coco, _flickr, _saved, _tars)
+    finders = (_tsvs, _cc3m, _coco, _questions, _flickr, _saved, _tars)
     found = [opened for finder in finders if (opened := finder(folder, names, chosen)) is not None]
     if len(found) > 1:
         raise UsageError(
-            f"{folder}: more than one data set in it ({'; '.join(title for title, _ in found)}): name the file of one"
+            f"{folder}: more than one data set in it ({'; '.join(title for title, _ in found)}): name the file of one, "
+            "or of each with commas between"
         )
     if found:
         return found[0][1]()
@@ -125,7 +146,7 @@ def _tsvs(folder: Path, names: list[str], chosen: Choices) -> Found | None:
     pairs = [
         name.removesuffix(IMAGES)
         for name in names
-        if name.endswith(IMAGES) and name.removesuffix(IMAGES) + CAPTIONS in names
+        if name.endswith(IMAGES) and any(name.removesuffix(IMAGES) + kind in names for kind in (CAPTIONS, QUESTIONS))
     ]
     if not pairs:
         return None
@@ -135,9 +156,12 @@ def _tsvs(folder: Path, names: list[str], chosen: Choices) -> Found | None:
 def _tsv(images: Path) -> TrainingTsv:
     """An image TSV with the captions beside it; the questions too where they have answers to train on."""
     captions, questions = (images.with_name(images.name.removesuffix(IMAGES) + kind) for kind in (CAPTIONS, QUESTIONS))
-    if not captions.is_file():
-        raise UsageError(f"{images}: no captions beside it, expected {captions.name}")
-    return TrainingTsv(images, captions, questions if _answered(questions) else None)
+    answered = questions if _answered(questions) else None
+    if captions.is_file():
+        return TrainingTsv(images, captions, answered)
+    if answered is None:
+        raise UsageError(f"{images}: no captions beside it, expected {captions.name}, or {questions.name} with answers")
+    return TrainingTsv(images, None, answered)
 
 
 def _answered(questions: Path) -> bool:
@@ -176,6 +200,19 @@ def _coco(folder: Path, names: list[str], chosen: Choices) -> Found | None:
         return _in_file(files[choose(files, chosen.split, str(folder))], Choices())
 
     return "COCO", opened
+
+
+def _questions(folder: Path, names: list[str], chosen: Choices) -> Found | None:
+    files: dict[str, list[Path]] = {}
+    for inside in ("", *vqa.FOLDERS):
+        for path in (folder / inside).glob(vqa.FILES):
+            if (split := vqa.SPLIT.search(path.stem)) is not None:
+                files.setdefault(split[1], []).append(path)
+
+    def opened() -> TrainingData:
+        return _in_file(_only(files[choose(files, chosen.split, str(folder))]), Choices())
+
+    return (str(next(iter(files.values()))[0].relative_to(folder)), opened) if files else None
 
 
 def _flickr(folder: Path, names: list[str], chosen: Choices) -> Found | None:

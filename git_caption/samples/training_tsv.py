@@ -1,4 +1,4 @@
-"""Image TSV + caption TSV (+ question TSV with answers) → samples to train on."""
+"""Image TSV + caption TSV, question TSV with answers, or both → samples to train on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from git_caption.errors import DataError
 from git_caption.samples.training_data import Texts
 from git_caption.tsv.file import TsvFile
-from git_caption.tsv.rows import parse_caption_row, parse_image_row, parse_question_row
+from git_caption.tsv.rows import QuestionRow, parse_caption_row, parse_image_row, parse_question_row
 
 KEY_SHOWN = 80  # characters of a key in a message: in a row without tabs all of it would be the key
 
@@ -21,12 +21,14 @@ class TrainingTsv:
     differ, or a question has no answer.
     """
 
-    kind = "image TSV and caption TSV"
     missing = 0
 
-    def __init__(self, image_tsv: str | Path, caption_tsv: str | Path, question_tsv: str | Path | None = None) -> None:
+    def __init__(
+        self, image_tsv: str | Path, caption_tsv: str | Path | None, question_tsv: str | Path | None = None
+    ) -> None:
+        """Open the files, of which at least one has texts."""
         self.images = TsvFile(image_tsv)
-        self.captions = TsvFile(caption_tsv)
+        self.captions = TsvFile(caption_tsv) if caption_tsv is not None else None
         self.questions = TsvFile(question_tsv) if question_tsv is not None else None
         for other in (self.captions, self.questions):
             if other is not None and len(other) != len(self.images):
@@ -34,6 +36,11 @@ class TrainingTsv:
                     f"{self.images.path} has {len(self.images)} rows and {other.path} has {len(other)}; "
                     "expected one row for each image, in the same order"
                 )
+
+    @property
+    def kind(self) -> str:
+        """What it is made of."""
+        return f"image TSV and {'question' if self.captions is None else 'caption'} TSV"
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -46,35 +53,45 @@ class TrainingTsv:
 
     def texts(self, row: int) -> Texts:
         """What is said about the picture of a row, without reading the picture."""
+        asked = None if self.questions is None else _asked(self.questions, row)
+        if self.captions is None:
+            assert asked is not None, "one of the two files is there"
+            if not asked.questions:
+                raise DataError(f"{self.where(row)}: no question, expected at least one to train on")
+            return Texts(asked.key, (), asked.questions)
         columns, where = _read(self.captions, row)
         captions = parse_caption_row(columns, where)
         if not captions.captions:
             raise DataError(f"{where}: no caption, expected at least one to train on")
-        if self.questions is None:
-            return Texts(captions.key, captions.captions, ())
-        columns, where = _read(self.questions, row)
-        asked = parse_question_row(columns, where)
-        if asked.key != captions.key:
+        if asked is not None and self.questions is not None and asked.key != captions.key:
             raise DataError(
                 f"{self.questions.where(row)}: the key is {asked.key!r}, and {captions.key!r} in the caption TSV"
             )
-        for question in asked.questions:
-            if not question.answers:
-                raise DataError(f'{where}: question {question.question_id} has no "answers", expected one at least')
-        return Texts(captions.key, captions.captions, asked.questions)
+        return Texts(captions.key, captions.captions, () if asked is None else asked.questions)
 
     def image(self, row: int) -> bytes:
-        """The image file of a row. Raises DataError if its key is not that of the captions."""
+        """The image file of a row. Raises DataError if its key is not that of the texts."""
         columns, where = _read(self.images, row)
         image = parse_image_row(columns, where)
-        key = self.captions.columns(row)[0]
+        texts = self.questions if self.captions is None else self.captions
+        assert texts is not None, "one of the two files is there"
+        key = texts.columns(row)[0]
         if image.key != key:
-            raise DataError(f"{self.captions.where(row)}: the key is {key!r}, and {image.key!r} in the image TSV")
+            raise DataError(f"{texts.where(row)}: the key is {key!r}, and {image.key!r} in the image TSV")
         return image.image
 
     def where(self, row: int) -> str:
         """Image TSV and row, 1-based."""
         return self.images.where(row)
+
+
+def _asked(file: TsvFile, row: int) -> QuestionRow:
+    columns, where = _read(file, row)
+    asked = parse_question_row(columns, where)
+    for question in asked.questions:
+        if not question.answers:
+            raise DataError(f'{where}: question {question.question_id} has no "answers", expected one at least')
+    return asked
 
 
 def _read(file: TsvFile, row: int) -> tuple[list[str], str]:

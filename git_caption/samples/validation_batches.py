@@ -9,10 +9,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from git_caption.samples.collate import Batch, Collate
-from git_caption.samples.feature_rows import EncodedSamples, TextSamples
+from git_caption.samples.mixed import Samples
 from git_caption.samples.sample import Failure
 from git_caption.samples.steps import Share
-from git_caption.samples.training_data import TrainingSamples
+from git_caption.tsv.rows import Question
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +20,14 @@ class ValidationBatch:
     """A batch, which may have no picture left.
 
     places: of its pictures among all that are used, 0-based. references: the captions of each. prompts: what these
-    follow. failed: the rows that could not be read.
+    follow. questions: those of each, all of them. failed: the rows that could not be read.
     """
 
     batch: Batch
     places: list[int]
     references: list[tuple[str, ...]]
     prompts: list[str]
+    questions: list[tuple[Question, ...]]
     failed: list[Failure]
 
 
@@ -38,7 +39,7 @@ class ValidationBatches(Dataset[ValidationBatch | Exception]):
 
     def __init__(
         self,
-        samples: TrainingSamples | EncodedSamples | TextSamples,
+        samples: Samples,
         collate: Collate,
         share: Share,
         seed: int,
@@ -74,4 +75,6 @@ class ValidationBatches(Dataset[ValidationBatch | Exception]):
         drawn = [(sample, random.Random(f"validation-{self.seed}-{self.rows[place]}")) for place, sample in found]
         references = [sample.texts.captions for _, sample in found]
         prompts = [self.collate.caption_prompt(sample.texts) for _, sample in found]
-        return ValidationBatch(self.collate(drawn), [place for place, _ in found], references, prompts, failed)
+        questions = [sample.texts.questions for _, sample in found]
+        places = [place for place, _ in found]
+        return ValidationBatch(self.collate(drawn), places, references, prompts, questions, failed)

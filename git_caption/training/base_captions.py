@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from git_caption.samples.joint_features import JointFeatures
 from git_caption.samples.prompted import Prompted, Uncaptioned
 from git_caption.samples.sample import FeatureSample, ImageSample
 from git_caption.samples.training_data import TrainingSamples
-from git_caption.training.opened import Opened
+from git_caption.training.opened import Opened, OpenedSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,8 @@ def prompted(
         "batch_size": BATCH_SIZE,
     }
     folder = Path(params.prompting.folder(params.saving.output_dir))
-    sets = [one for one in (opened, validated) if one is not None]
+    groups = [group for group in (opened, validated) if group is not None]
+    sets = [one for group in groups for one in group.sets]
     makings = [Making(_rows(one, captioner, model), settings, folder) for one in sets]
     there = [making.out.exists() for making in makings]
     accelerator.wait_for_everyone()  # so that each process has looked before any makes them
@@ -132,10 +134,11 @@ def prompted(
                 workers = 0 if isinstance(making.rows.samples, EncodedSamples) else params.computing.num_workers
                 run(rows, captioning, out, settings, num_workers=workers)
     accelerator.wait_for_everyone()
-    data = [
+    told = (
         replace(one, data=Prompted(one.data, making.out, base.template))
         for one, making in zip(sets, makings, strict=True)
-    ]
+    )
+    data = [Opened(tuple(islice(told, len(group.sets)))) for group in groups]
     return data[0], data[1] if validated is not None else None
 
 
@@ -156,7 +159,7 @@ def _base_in(model: ModelParams) -> BaseCaptionerConfig | None:
     return checkpoint.load_config(folder).base if checkpoint.is_checkpoint(folder) else None
 
 
-def _rows(opened: Opened, captioner: Captioner, model: ModelParams) -> Uncaptioned:
+def _rows(opened: OpenedSet, captioner: Captioner, model: ModelParams) -> Uncaptioned:
     """What the base captioner is shown: stored features where they are its own, else the pictures.
 
     Raises:

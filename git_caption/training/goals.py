@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from git_caption.captioner import checkpoint
 from git_caption.captioner.captioner import Captioner
+from git_caption.errors import UsageError
 from git_caption.images.reader import ImageReader
 from git_caption.images.transform import Transform
+from git_caption.metrics.cider import CiderD
 from git_caption.model.clip_table import DESCRIPTION
 from git_caption.model.folder import quiet
 from git_caption.model.vision import ImageEncoder
@@ -27,6 +30,7 @@ from git_caption.samples.collate import Collate
 from git_caption.samples.training_data import TrainingData
 from git_caption.training import parts, tuning
 from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, LanguageObjective, Objective
+from git_caption.training.scst import ScstObjective, frequencies_of
 from git_caption.tsv.writer import write_atomically
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ class Goal:
         save: writes what was trained into a folder.
         pixels: from picture to pixels; None where no picture is looked at.
         built: the parts of a captioner; None where it is none.
+        validated: the objective of validations, where it is another.
     """
 
     objective: Objective
@@ -50,6 +55,7 @@ class Goal:
     save: Callable[[Path], None]
     pixels: TransformConfig | None = None
     built: parts.Parts | None = None
+    validated: Objective | None = None
 
     @property
     def reader(self) -> ImageReader | None:
@@ -79,6 +85,8 @@ def goal_of(
             return _contrastive(params, data, device)
         case "language":
             return _language(params, data, device)
+        case "scst":
+            return _scst(params, data, _caption(params, data, device, base))
         case _:
             return _caption(params, data, device, base)
 
@@ -101,6 +109,22 @@ def _caption(
     save_it = partial(_save_captioner, built, params.tuning)
     pixels = None if built.config.mixes_stored else built.config.joint_transform
     return Goal(CaptionObjective(built.network), collate, save_it, pixels, built)
+
+
+def _scst(params: TrainingParams, data: TrainingData, goal: Goal) -> Goal:
+    """That of a captioner, but for the loss, which is still validated: a caption is drawn for it and nothing asked."""
+    assert goal.captioner is not None and goal.built is not None, "of a captioner"
+    if goal.built.config.prompt.end:
+        raise UsageError(
+            f"'objective': scst scores whole captions, which end with the end token, and those of "
+            f"{params.parts.init_from} end at the text {goal.built.config.prompt.end!r} ('prompt.end'); train it on "
+            "captions with 'prompt.end' left empty first"
+        )
+    with PartialState().main_process_first():  # the others read what it writes
+        frequencies = frequencies_of(data, Path(params.saving.output_dir))
+    objective = ScstObjective(goal.captioner, CiderD(frequencies), params.scst.samples, params.scst.baseline)
+    collate = replace(goal.collate, captions=1, questions=0)
+    return replace(goal, objective=objective, collate=collate, validated=goal.objective)
 
 
 def _contrastive(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from git_caption.tsv.writer import write_atomically
 
-COLUMNS = ("step", "epoch", "loss", "lr", "images_per_second", "seconds")
+BEFORE, AFTER = ("step", "epoch", "loss"), ("lr", "images_per_second", "seconds")  # what an objective measures
 
 
 class StepLines:
@@ -42,40 +43,47 @@ class Pending:
     """What has been noted since the last line, and how long the run has taken up to the last save."""
 
     losses: list[float] = field(default_factory=list)
+    measures: list[list[float]] = field(default_factory=list)
     images: int = 0
     seconds: float = 0.0
 
 
 class Journal:
-    """Writes `journal.csv`. The loss of a line is the mean over the steps since the line before."""
+    """Writes `journal.csv`. Losses and measures of a line are means over the steps since the line before."""
 
-    def __init__(self, path: Path, after: int = 0, saved: dict[str, Any] | None = None) -> None:
-        """Begin a journal, or go on with one `after` a step, with what `state` gave then; later lines are cut off."""
-        self._lines = StepLines(path, COLUMNS, after)
+    def __init__(
+        self, path: Path, after: int = 0, saved: dict[str, Any] | None = None, measures: Sequence[str] = ()
+    ) -> None:
+        """Begin a journal, or go on with one `after` a step, with what `state` gave then; later lines are cut off.
+
+        measures: names of what has a column beside the loss.
+        """
+        self._lines = StepLines(path, (*BEFORE, *measures, *AFTER), after)
         self._pending = Pending(**(saved or {}))
         self._last = time.perf_counter()
         self._began = self._last - self._pending.seconds
 
-    def add(self, loss: float, images: int) -> None:
+    def add(self, loss: float, images: int, measured: Sequence[float] = ()) -> None:
         """Note one step."""
         self._pending.losses.append(loss)
+        self._pending.measures.append(list(measured))
         self._pending.images += images
 
     def leave_out(self, seconds: float) -> None:
         """Time that has passed, but with no step: images per second do not count it."""
         self._last += seconds
 
-    def write(self, step: int, epoch: float, lr: float) -> tuple[float, float]:
-        """Write the line of `step`; gives the mean loss since the last one, and images per second."""
+    def write(self, step: int, epoch: float, lr: float) -> tuple[float, list[float], float]:
+        """Write the line of `step`; gives the mean loss and measures since the last one, and images per second."""
         now = time.perf_counter()
         losses = self._pending.losses
         loss = sum(losses) / len(losses)
+        measured = [fmean(values) for values in zip(*self._pending.measures, strict=True)]
         speed = self._pending.images / (now - self._last)
-        self._lines.write(
-            (step, f"{epoch:.3f}", f"{loss:.5f}", f"{lr:.3e}", f"{speed:.1f}", f"{now - self._began:.1f}")
-        )
+        shown = [f"{value:.5f}" for value in (loss, *measured)]
+        self._lines.write((step, f"{epoch:.3f}", *shown, f"{lr:.3e}", f"{speed:.1f}", f"{now - self._began:.1f}"))
         self._pending, self._last = Pending(), now
-        return loss, speed
+        return loss, measured, speed
 
     def state(self) -> dict[str, Any]:
         """What a journal that goes on from here has to know."""

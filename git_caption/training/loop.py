@@ -98,7 +98,8 @@ class TrainingRun:
             loader = iter(self._loader(first))
         if saved is not None:
             self._restore(saved)
-        records = Records(self.params, first, saved["records"] if saved else None) if self._main else None
+        held = saved["records"] if saved else None
+        records = Records(self.params, first, held, self.objective.measures) if self._main else None
         self.model.train()
         began = time.perf_counter()
         try:
@@ -131,10 +132,11 @@ class TrainingRun:
                 self.skipped.note(step)
                 self._count_cut(step)
                 loss, lr, stop = self._step(number, step, bool(noted))
+                measured = self._measured(step)
                 self.done, last = number, number == self.steps
                 self._show(bar, loss, lr)
                 if records is not None:
-                    records.add(loss, self.batches.share.rows)
+                    records.add(loss, self.batches.share.rows, measured)
                     if number % self.params.saving.log_every == 0 or last:
                         self._log(records, number, lr, quiet=shown)
                 if not stop or last:
@@ -203,6 +205,12 @@ class TrainingRun:
         accelerator = self.accelerator
         counted = [sum(self.objective.count(batch) for batch in step.batches), int(stopped)]
         total, stops = self._summed(torch.tensor(counted, dtype=torch.float64)).tolist()
+        if not total and all(batch.keys for batch in step.batches):
+            drawn = self.params.dataset
+            raise DataError(
+                f"step {number}: its pictures have no text to train on, of each {drawn.captions_per_image} captions "
+                f"('captions_per_image') and {drawn.questions_per_image} questions ('questions_per_image') are drawn"
+            )
         losses, wrong = [], []
         for place, batch in enumerate(step.batches):
             # gradients of the processes are averaged, after the last batch
@@ -224,6 +232,14 @@ class TrainingRun:
             self.schedule.step()
         self.optimizer.zero_grad()
         return value, lr, stops > 0
+
+    def _measured(self, step: Step) -> list[float]:
+        """The means of the objective's measures over what a step counts."""
+        if not self.objective.measures:
+            return []
+        counted = sum(self.objective.count(batch) for batch in step.batches)
+        *sums, count = self._summed(torch.tensor([*self.objective.take_measures(), counted]).double()).tolist()
+        return [total / count for total in sums]
 
     def _seen(self, batch: Batch) -> Tensor | Features:
         """What the objective takes: normalised pixels, or features."""
@@ -253,9 +269,10 @@ class TrainingRun:
 
     def _log(self, records: Records, number: int, lr: float, *, quiet: bool) -> None:
         epoch = number / self.batches.per_epoch
-        mean = records.log(number, epoch, lr)
+        means = records.log(number, epoch, lr)
         if not quiet:
-            self.say(f"step {number}/{self.steps}  epoch {epoch:.2f}  loss {mean:.4f}  lr {lr:.1e}")
+            shown = "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+            self.say(f"step {number}/{self.steps}  epoch {epoch:.2f}  {shown}  lr {lr:.1e}")
 
     def _count_cut(self, step: Step) -> None:
         found = sum(batch.cut for batch in step.batches)

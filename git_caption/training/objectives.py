@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
+from git_caption.errors import DataError
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import IGNORED, GitNetwork, TextBatch, padded
 from git_caption.model.language import context_length
@@ -20,7 +21,16 @@ class Objective(nn.Module):
 
     A loss is a sum over what is counted; the loop divides it by the count of the whole step, over batches and
     processes, so that it does not depend on how the step is shared out.
+
+    Attributes:
+        measures: names of what else it computes, for the journal.
     """
+
+    measures: tuple[str, ...] = ()
+
+    def take_measures(self) -> list[float]:
+        """These, each summed over what was counted since the last call."""
+        return []
 
     def count(self, batch: Batch) -> int:
         """How many terms the loss of a batch sums up."""
@@ -49,6 +59,10 @@ class CaptionObjective(Objective):
 
     def forward(self, seen: Tensor | Features, batch: Batch) -> Tensor:
         """The sum over all target tokens."""
+        if not batch.target_ids:  # of pictures without what is drawn; gradients are still there, and 0
+            return sum(
+                (parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad), torch.zeros(())
+            )
         features = seen if isinstance(seen, Features) else self.network.encode(seen)
         texts = TextBatch(batch.prompt_ids, batch.target_ids, batch.images.tolist())
         return -self.network.token_logprobs(features, texts).sum()
@@ -80,6 +94,11 @@ class ContrastiveObjective(Objective):
     def forward(self, seen: Tensor | Features, batch: Batch) -> Tensor:
         """The mean of the cross-entropies over pictures and over captions, times the number of pictures."""
         assert isinstance(seen, Tensor), "the image encoder is trained, so its features are not stored"
+        if len(batch.target_ids) != len(batch.keys):
+            bare = sorted(set(range(len(batch.keys))) - set(batch.images.tolist()))[0]
+            raise DataError(
+                f"picture {batch.keys[bare]!r} has no caption, which objective contrastive compares it with"
+            )
         images = self.image_encoder(seen).values.squeeze(1)  # [B, D]
         captions = [target[: self.clip_text.context] for target in batch.target_ids]
         lengths = torch.tensor([len(ids) for ids in captions], device=seen.device)

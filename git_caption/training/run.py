@@ -15,7 +15,6 @@ from git_caption import processes
 from git_caption.errors import UsageError
 from git_caption.params.schema import to_dict
 from git_caption.params.training.run import TrainingParams
-from git_caption.params.training.validation import ValidationParams
 
 if TYPE_CHECKING:
     from git_caption.training.summary import Summary
@@ -49,7 +48,7 @@ def train(params: TrainingParams) -> Summary:
     from git_caption.training.trackers import require_installed
 
     require_installed(params.saving.trackers)
-    _require_cider(params.validation)
+    _require_cider(params)
     if (name := params.computing.spreads) is not None and processes.world_size() > 1:
         raise UsageError(
             f"{name!r}: the language model is spread over the devices of one process, and a launcher started "
@@ -71,17 +70,19 @@ def train(params: TrainingParams) -> Summary:
 
 
 def _train(params: TrainingParams, out: Path) -> Summary:
-    from git_caption.training.opened import open_set
+    from git_caption.training.opened import open_all
     from git_caption.training.state import Saves
 
     say = _say if processes.rank() == 0 else _say_nothing
-    opened = open_set(params.dataset, say)
+    opened = open_all(params.dataset, say)
     files, validated = opened.files, None
     if (validated_on := params.validation.dataset(params.dataset)) is not None:
-        validated = open_set(validated_on, say)
+        validated = open_all(validated_on, say)
         files += validated.files
         if validated.is_of(opened):
             say("warning: the validation set is what is trained on; 'val_split' and 'val_data' name another")
+        if params.best_by == "accuracy" and not validated.asks():
+            raise UsageError("'best_by': accuracy is that of answers, and the validation set has no question")
     saves = Saves(out, _settings(params, files), params.saving.keep)
     if params.saving.resume == "none" and processes.rank() == 0:
         saves.remove()
@@ -107,8 +108,8 @@ def _train(params: TrainingParams, out: Path) -> Summary:
         opened, validated = base_captions.prompted(opened, validated, base, params, accelerator, say)
     torch.manual_seed(optimisation.seed)
     goal = goals.goal_of(params, opened.data, accelerator.device, base)
-    for one in (opened, validated):
-        if one is not None and one.features is not None:
+    for one in (*opened.sets, *(validated.sets if validated is not None else ())):
+        if one.features is not None:
             assert goal.built is not None, "checked with the parameters"
             parts.check_features(one.features, goal.built, params, one.data)
     reader = augmented = goal.reader
@@ -120,8 +121,8 @@ def _train(params: TrainingParams, out: Path) -> Summary:
     if validated is not None:
         most = params.validation.val_images
         batches = ValidationBatches(validated.samples(reader), goal.collate, share, optimisation.seed, most)
-        validation = Validation(goal.objective, batches, goal.captioner, params, pixels, accelerator)
-    steps = TrainingSteps(opened.samples(augmented), goal.collate, share, optimisation.seed)
+        validation = Validation(goal.validated or goal.objective, batches, goal.captioner, params, pixels, accelerator)
+    steps = TrainingSteps(opened.samples(augmented), goal.collate, share, optimisation.seed, dataset.data_weights)
     run = loop.TrainingRun(goal.objective, steps, params, pixels, accelerator, saves, say, validation)
     if optimisation.warmup_steps >= run.steps:
         say(
@@ -156,8 +157,8 @@ def _note(params: TrainingParams, out: Path) -> None:
     write_atomically(out / NOTED, json.dumps(to_dict(params), indent=2).encode() + b"\n")
 
 
-def _require_cider(params: ValidationParams) -> None:
-    if params.best_by == "cider" and find_spec("pycocoevalcap") is None:
+def _require_cider(params: TrainingParams) -> None:
+    if params.validation.asked and params.best_by == "cider" and find_spec("pycocoevalcap") is None:
         raise UsageError("'best_by': cider needs pycocoevalcap: pip install 'git-caption[metrics]'")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from git_caption.captioner.captioner import Captioner, Features, Identity
 from git_caption.errors import DataError
-from git_caption.metrics import coco
+from git_caption.metrics import coco, vqa
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.model import TransformConfig
 from git_caption.params.training.run import TrainingParams
@@ -43,11 +44,22 @@ class Captioned:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What was answered to a question about a picture, in one line, and what people have answered."""
+
+    key: str
+    question: str
+    answer: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Validated:
     """What a validation found. None: not to be computed here, or not of this objective.
 
     loss: per target token, or per picture where the objective is contrastive. shuffled_loss: of the same texts with
-    other pictures. distinct: different captions / captions. shown: captions of the same few pictures always.
+    other pictures. distinct: different captions / captions. accuracy: VQA's, of the answers. shown, answers: captions
+    of the same few pictures always, and a question about each.
     """
 
     loss: float
@@ -55,7 +67,9 @@ class Validated:
     cider: float | None = None
     bleu_4: float | None = None
     distinct: float | None = None
+    accuracy: float | None = None
     shown: tuple[Captioned, ...] = ()
+    answers: tuple[Answered, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -64,7 +78,9 @@ class Validated:
             said += f" ({self.shuffled_loss:.4f} with shuffled pictures)"
         if self.cider is not None and self.bleu_4 is not None:
             said += f", CIDEr {self.cider:.3f}, BLEU-4 {self.bleu_4:.3f}"
-        return said + (f", {self.distinct:.0%} of captions distinct" if self.distinct is not None else "")
+        if self.distinct is not None:
+            said += f", {self.distinct:.0%} of captions distinct"
+        return said + (f", VQA accuracy {self.accuracy:.3f}" if self.accuracy is not None else "")
 
 
 @dataclass(frozen=True)
@@ -72,13 +88,15 @@ class Share:
     """What one process has found.
 
     losses, counts: sums of what the loss is taken over, and how many: with the own pictures, and with shuffled ones.
-    captioned: by place of the picture in the validation set. failed: why pictures could not be read.
+    captioned: by place of the picture in the validation set. failed: why pictures could not be read. answered: by
+    place of the picture, and of the question among those about it.
     """
 
     losses: list[float]
     counts: list[int]
     captioned: dict[int, Captioned]
     failed: list[str]
+    answered: dict[tuple[int, int], Answered] = field(default_factory=dict)
 
 
 class Validation:
@@ -106,7 +124,8 @@ class Validation:
         self.best = Best()
         if captioner is not None:
             greedy = DecodingParams(temperature=0.0, num_captions=1, with_scores=False)
-            self.decoding = captioner.decoding(greedy, "caption")
+            self.captioning = captioner.decoding(greedy, "caption")
+            self.answering = captioner.decoding(greedy, "answer")
         workers = params.computing.num_workers
         self._loader: DataLoader[ValidationBatch | Exception] = DataLoader(
             batches,
@@ -144,8 +163,10 @@ class Validation:
             found = broadcast_object_list(told)[0]
         else:
             found = together([share])
-        value = -found.loss if self.params.validation.best_by == "loss" else found.cider
-        assert value is not None, "checked before the run"
+        by = self.params.best_by
+        value = {"loss": -found.loss, "cider": found.cider, "accuracy": found.accuracy}[by]
+        if value is None:
+            raise DataError(f"'best_by': {by} cannot be had of the validation set, which has no text to compare with")
         return found, self.best.take(step, value, str(found))
 
     def state(self) -> dict[str, Any]:
@@ -191,10 +212,41 @@ class Validation:
             others = torch.arange(len(item.places), device=given.values.device).roll(1)
             share.losses[1] += float(self.objective(given.select(others), item.batch))
             share.counts[1] += count
-        identities = [Identity(key) for key in item.batch.keys]
-        texts = self.captioner.generate(given, item.prompts, self.decoding, identities)
-        for place, key, text, references in zip(item.places, item.batch.keys, texts, item.references, strict=True):
-            share.captioned[place] = Captioned(key, " ".join(text[0].text.split()), references)
+        if self.params.dataset.captions_per_image:
+            self._caption(self.captioner, given, item, share)
+        if self.params.dataset.questions_per_image:
+            self._answer(self.captioner, given, item, share)
+
+    def _caption(self, captioner: Captioner, features: Features, item: ValidationBatch, share: Share) -> None:
+        """Caption the pictures that people have captioned."""
+        numbers = [number for number, references in enumerate(item.references) if references]
+        if not numbers:
+            return
+        identities = [Identity(item.batch.keys[number]) for number in numbers]
+        prompts = [item.prompts[number] for number in numbers]
+        texts = captioner.generate(features.select(torch.tensor(numbers)), prompts, self.captioning, identities)
+        for number, identity, text in zip(numbers, identities, texts, strict=True):
+            caption = Captioned(identity.key, " ".join(text[0].text.split()), item.references[number])
+            share.captioned[item.places[number]] = caption
+
+    def _answer(self, captioner: Captioner, features: Features, item: ValidationBatch, share: Share) -> None:
+        """Answer all questions about the pictures, as many at once as a step has pictures."""
+        asked = [(number, place) for number, own in enumerate(item.questions) for place in range(len(own))]
+        most = self.params.optimisation.bs
+        for begin in range(0, len(asked), most):
+            part = asked[begin : begin + most]
+            questions = [item.questions[number][place] for number, place in part]
+            prompts = [captioner.question_prompt(question.question) for question in questions]
+            numbers = [number for number, _ in part]
+            identities = [
+                Identity(item.batch.keys[number], question.question_id)
+                for number, question in zip(numbers, questions, strict=True)
+            ]
+            texts = captioner.generate(features.select(torch.tensor(numbers)), prompts, self.answering, identities)
+            for (number, place), question, text in zip(part, questions, texts, strict=True):
+                share.answered[item.places[number], place] = Answered(
+                    item.batch.keys[number], question.question, " ".join(text[0].text.split()), question.answers
+                )
 
 
 def together(shares: Sequence[Share]) -> Validated:
@@ -203,21 +255,38 @@ def together(shares: Sequence[Share]) -> Validated:
     losses = [math.fsum(share.losses[number] for share in shares) for number in (0, 1)]
     failed = [reason for share in shares for reason in share.failed]
     if not counts[0]:
-        raise DataError(f"no picture of the validation set can be read; the first that could not be: {failed[0]}")
+        why = (
+            f"can be read; the first that could not be: {failed[0]}" if failed else "has a text of those that are drawn"
+        )
+        raise DataError(f"no picture of the validation set {why}")
     notes = [f"{len(failed)} pictures of the validation set cannot be read; the first: {failed[0]}"] if failed else []
     loss = losses[0] / counts[0]
-    captioned = dict(sorted((place, found) for share in shares for place, found in share.captioned.items()))
-    if not captioned:
-        return Validated(loss, notes=tuple(notes))
     shuffled = losses[1] / counts[1] if counts[1] else None
     if shuffled is not None and not shuffled > loss * (1 + LEAST_RISE):
         notes.append(
             f"warning: with the pictures of other rows the loss is {shuffled:.4f}, hardly higher than with the own "
             f"ones ({loss:.4f}): the pictures do not reach the texts"
         )
-    captions = {found.key: found.caption for found in captioned.values()}
+    answered = dict(sorted((place, found) for share in shares for place, found in share.answered.items()))
+    validated = Validated(
+        loss,
+        shuffled,
+        accuracy=fmean(vqa.accuracy(found.answer, found.references) for found in answered.values())
+        if answered
+        else None,
+        answers=tuple(islice((found for (_, number), found in answered.items() if number == 0), SHOWN)),
+        notes=tuple(notes),
+    )
+    captioned = dict(sorted((place, found) for share in shares for place, found in share.captioned.items()))
+    return with_scores(validated, list(captioned.values())) if captioned else validated
+
+
+def with_scores(validated: Validated, captioned: Sequence[Captioned]) -> Validated:
+    """The same with what the captions are worth."""
+    notes = list(validated.notes)
+    captions = {found.key: found.caption for found in captioned}
     references: dict[str, list[str]] = {}
-    for found in captioned.values():  # a picture may have several rows
+    for found in captioned:  # a picture may have several rows
         references.setdefault(found.key, []).extend(found.references)
     different, told_apart = len(set(captions.values())), len({texts[0] for texts in references.values()})
     if told_apart > 1 and different <= max(1, LOW_DISTINCT * told_apart):
@@ -225,12 +294,11 @@ def together(shares: Sequence[Share]) -> Validated:
             f"warning: only {different} different captions for {len(captions)} pictures: they hardly tell these apart"
         )
     scores = coco.score(captions, references, ("CIDEr", "Bleu"), tokenizer="python")
-    return Validated(
-        loss,
-        shuffled,
-        scores.overall["CIDEr"],
-        scores.overall["Bleu_4"],
-        different / len(captions),
-        tuple(islice(captioned.values(), SHOWN)),
-        (*notes, *scores.notes, *(f"no {name}: {why}" for name, why in scores.reasons.items() if name in NAMED)),
+    return replace(
+        validated,
+        cider=scores.overall["CIDEr"],
+        bleu_4=scores.overall["Bleu_4"],
+        distinct=different / len(captions),
+        shown=tuple(captioned[:SHOWN]),
+        notes=(*notes, *scores.notes, *(f"no {name}: {why}" for name, why in scores.reasons.items() if name in NAMED)),
     )

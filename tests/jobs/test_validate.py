@@ -61,6 +61,7 @@ def test_all_that_is_in_a_data_set_is_counted(folder: Path, workers: int) -> Non
         "images": {"good": 4, "missing": 1, "broken": 2},
         "captions": 7,
         "questions": 0,
+        "answers": {"count": 0, "different": 0},
         "rows_without_usable_texts": 2,
         "duplicates": {
             "keys": {"count": 0, "first": []},
@@ -95,7 +96,7 @@ def test_the_report_is_printed(folder: Path, capsys: pytest.CaptureFixture[str])
         "rows            8",
         "images          4 good, 1 missing, 2 broken",
         "captions        7; 2 rows without usable texts",
-        "questions       0",
+        "questions       0; 0 answers, 0 different",
         "caption length  min 1 p50 2 p90 6 p99 6 max 6 words",
         "duplicates      0 keys, 1 images, 2 captions of one image",
         "bad rows        5",

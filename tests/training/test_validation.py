@@ -35,7 +35,7 @@ VISION = {
     "vision_cfg": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 16, "image_size": 32},
 }
 GPT2 = {"model_type": "gpt2", "n_positions": 128, "n_embd": 16, "n_layer": 1, "n_head": 2}
-COLUMNS = ["step", "epoch", "loss", "shuffled_loss", "cider", "bleu_4", "distinct", "seconds"]
+COLUMNS = ["step", "epoch", "loss", "shuffled_loss", "cider", "bleu_4", "distinct", "accuracy", "seconds"]
 
 
 @pytest.fixture(scope="module")

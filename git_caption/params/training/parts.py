@@ -19,6 +19,9 @@ from git_caption.params.model import (
 from git_caption.params.paths import several
 from git_caption.params.schema import key
 
+CAPTIONING = ("caption", "scst")
+"""Objectives that train a captioner."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTextConfig:
@@ -39,10 +42,11 @@ class ClipTextConfig:
 class PartsParams:
     """A checkpoint to go on from, or parts to put together."""
 
-    objective: Literal["caption", "contrastive", "language"] = key(
+    objective: Literal["caption", "scst", "contrastive", "language"] = key(
         "caption",
-        help="caption: captions and answers by the language model; contrastive: an image encoder from nothing, as "
-        "CLIP; language: a language model on the texts alone",
+        help="caption: captions and answers by the language model; scst: a captioner, init_from, by the CIDEr of the "
+        "captions it makes; contrastive: an image encoder from nothing, as CLIP; language: a language model on the "
+        "texts alone",
     )
     init_from: str | None = key(
         None,
@@ -97,6 +101,9 @@ class PartsParams:
         """Parts that are missing, given twice or do not go together, as (keys concerned, message)."""
         if self.objective == "language":
             yield from self._check_language()
+        elif self.objective == "scst" and self.init_from is None:
+            message = "missing key 'init_from': objective scst goes on from a captioner that has been trained"
+            yield ("init_from",), message
         elif self.init_from is not None:
             brought = ["mapper", "mixing", "input_resolution"]
             if not os.path.isfile(self.init_from):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from git_caption.params.paths import several
 from git_caption.params.schema import group, key
 from git_caption.params.training.dataset import DatasetParams
 from git_caption.params.training.fusion import FusionParams
-from git_caption.params.training.parts import PartsParams
+from git_caption.params.training.parts import CAPTIONING, PartsParams
 from git_caption.params.training.presets import PresetName
 from git_caption.params.training.prompting import PromptingParams
 from git_caption.params.training.saving import SavingParams
+from git_caption.params.training.scst import ScstParams
 from git_caption.params.training.steps import ComputingParams, OptimisationParams
 from git_caption.params.training.tuning import TuningParams
 from git_caption.params.training.validation import ValidationParams
@@ -32,10 +34,16 @@ class TrainingParams:
     fusion: FusionParams = group(FusionParams, "fusion")
     prompting: PromptingParams = group(PromptingParams, "base captioner")
     tuning: TuningParams = group(TuningParams, "what is trained")
+    scst: ScstParams = group(ScstParams, "self-critical training")
     optimisation: OptimisationParams = group(OptimisationParams, "steps")
     computing: ComputingParams = group(ComputingParams, "computing")
     validation: ValidationParams = group(ValidationParams, "validation")
     saving: SavingParams = group(SavingParams, "what is written")
+
+    @property
+    def best_by(self) -> Literal["loss", "cider", "accuracy"]:
+        """What the best validation is chosen by, with None settled."""
+        return self.validation.best_by or ("cider" if self.parts.objective == "scst" else "loss")
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Groups that do not go together, as (keys concerned, message)."""
@@ -64,10 +72,14 @@ class TrainingParams:
         if (name := self.computing.spreads) is not None and self.parts.objective != "caption":
             yield (name, "objective"), f"{name!r}: splits the language model of a captioner: leave it out"
         yield from self._check_mixing()
+        if self.parts.objective != "scst":
+            for name in self.scst.given:
+                message = f"{name!r}: an option of 'objective': 'scst', found 'objective': {self.parts.objective!r}"
+                yield (name, "objective"), message
         yield from self._check_validation()
 
     def _check_mixing(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        parts, dataset = self.parts, self.dataset
+        parts, dataset, validated = self.parts, self.dataset, self.validation.dataset(self.dataset)
         if parts.mixing is not None and dataset.pickled:
             yield ("mixing", "data"), "'mixing': a pickle of ClipCap's holds the features of one image encoder"
         if parts.init_from is not None or dataset.pickled:
@@ -85,10 +97,8 @@ class TrainingParams:
                 ("train_image_encoder", "mixing"),
                 "'train_image_encoder': there is none, for stored prefixes are mixed",
             )
-        for name, files in (("features", dataset.features), ("val_features", self.validation.val_features)):
-            count, encoders = len(several(files or "")), len(parts.image_encoders)
-            if files is None or parts.objective != "caption":
-                continue
+        encoders = len(parts.image_encoders)
+        for name, count in (*self._files("features", dataset), *self._files("val_features", validated)):
             if parts.mixes_stored and count < 2:
                 yield (name, "mixing"), f"{name!r}: expected the prefixes of two captioners at least, found one file"
             elif encoders and count != encoders:
@@ -113,14 +123,25 @@ class TrainingParams:
         if self.computing.compile:
             yield ("compile", "fusion"), "'compile': layers of cross_attention cannot be compiled; leave it out"
 
+    def _files(self, name: str, dataset: DatasetParams | None) -> Iterator[tuple[str, int]]:
+        """How many files of features each data set has, if it has any, under the name of their key."""
+        if dataset is None or self.parts.objective != "caption" or any(dataset.check_sets()):
+            return
+        for one in dataset.sets:
+            if one.features is not None:
+                yield name, len(several(one.features))
+
     def _check_validation(self) -> Iterator[tuple[tuple[str, ...], str]]:
         validation = self.validation
         if validation.val_split is not None and validation.val_data is None and self.dataset.data is None:
             yield ("val_split", "val_data", "data"), "'val_split': a part of 'data' or 'val_data', and there is neither"
         contrastive = self.parts.objective == "contrastive"
-        if contrastive and validation.best_by == "cider":
-            yield ("best_by", "objective"), "'best_by': cider needs captions, and objective contrastive makes none"
+        if self.parts.objective not in CAPTIONING and self.best_by != "loss":
+            message = f"'best_by': {self.best_by} needs texts, and objective {self.parts.objective} makes none"
+            yield ("best_by", "objective"), message
         set_ = validation.dataset(self.dataset)
+        for _, message in () if set_ is None else set_.check_sets():
+            yield ("val_data", "val_split", "val_features", "data"), f"validation set: {message}"
         if set_ is not None and set_.stored and (self.tuning.train_image_encoder or contrastive):
             yield (
                 ("val_features", "val_data", "train_image_encoder", "objective"),

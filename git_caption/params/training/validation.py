@@ -10,7 +10,7 @@ from git_caption.params.schema import key
 from git_caption.params.training.dataset import DatasetParams
 
 SETS = ("val_data", "val_split", "val_image_tsv")  # each of them names a validation set
-OF_A_SET = ("val_caption_tsv", "val_question_tsv", "val_features", "validate_every", "patience")
+OF_A_SET = ("val_caption_tsv", "val_question_tsv", "val_features", "validate_every", "best_by", "patience")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,9 @@ class ValidationParams:
     """The validation set, when it is looked at, and which weights are kept for it. Without a set there is none."""
 
     val_data: str | None = key(
-        None, help="validation set, in any format that data takes; None with val_split: a part of data", kind="data"
+        None,
+        help="validation set, in any format that data takes; None with val_split: a part of data",
+        kind="data_sets",
     )
     val_split: str | None = key(None, help="which part of val_data, or of data where there is no val_data")
     val_image_tsv: str | None = key(None, help="pictures of the validation set, as image_tsv", kind="input_file")
@@ -33,8 +35,10 @@ class ValidationParams:
         minimum=1,
         help="steps between two validations; there is one after the last step, and after each epoch of so many",
     )
-    best_by: Literal["loss", "cider"] = key(
-        "loss", help="which validation was the best: its weights are those that the run leaves"
+    best_by: Literal["loss", "cider", "accuracy"] | None = key(
+        None,
+        help="which validation was the best: its weights are those that the run leaves; accuracy: of answers; None: "
+        "cider for objective scst, else loss",
     )
     patience: int | None = key(
         None, minimum=1, help="the run ends after so many validations without a new best; None: never before its end"
@@ -48,12 +52,11 @@ class ValidationParams:
             for other in ("val_data", "val_split"):
                 if getattr(self, other) is not None:
                     yield (other, name), f"{other!r} and {name!r} exclude each other; give one of them"
-        if self.val_image_tsv is not None and self.val_caption_tsv is None:
-            yield ("val_image_tsv", "val_caption_tsv"), "missing key 'val_caption_tsv': the captions of 'val_image_tsv'"
+        if self.val_image_tsv is not None and self.val_caption_tsv is None and self.val_question_tsv is None:
+            message = "missing key 'val_caption_tsv', or 'val_question_tsv': the texts about 'val_image_tsv'"
+            yield ("val_image_tsv", "val_caption_tsv"), message
         if not self.asked:
             given = [name for name in OF_A_SET if getattr(self, name) is not None]
-            if self.best_by != "loss":
-                given.append("best_by")
             for name in given:
                 message = f"{name!r}: there is no validation set; give 'val_data', 'val_split' or 'val_image_tsv'"
                 yield (name, *SETS), message
@@ -81,6 +84,7 @@ class ValidationParams:
         return replace(
             trained,
             data=None if self.val_image_tsv is not None else self.val_data or trained.data,
+            data_weights=None,
             split=self.val_split,
             image_tsv=self.val_image_tsv,
             caption_tsv=self.val_caption_tsv,
