@@ -45,6 +45,7 @@ def test_help_tells_types_and_defaults() -> None:
 @pytest.mark.parametrize("name", JOBS)
 def test_examples_are_accepted_as_printed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("git_caption.params.packages.find_spec", lambda name: name)
     (tmp_path / "data/shapes/model").mkdir(parents=True)
     (tmp_path / "inference").mkdir()
     (tmp_path / "inference/scene.jpg").write_text("")
