@@ -13,7 +13,7 @@ from git_caption.jobs.main import main
 from git_caption.samples.open_data import open_data
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import dumps
-from tests.datasets_on_disk import annotation, coco, coco_test, karpathy, vqav2, write
+from tests.datasets_on_disk import ANSWERS, annotation, coco, coco_test, karpathy, vqav2, write
 from tests.pictures import contents, jpeg
 from tests.pipeline.test_crash_points import ended_at
 
@@ -121,6 +121,9 @@ def test_vqav2_has_its_questions_with_all_that_is_known_of_their_answers(tmp_pat
     assert found["458752"][1] == {"question": "Who?", **known}
     assert [entry["question_id"] for entry in found["458752"]] == [458752000, 458752001]
     assert found["262148"][0]["answers"][2] == {"answer": "net", "answer_confidence": "maybe", "answer_id": 3}
+    trained_on = open_data(out)  # as `train.py --data` reads it
+    assert trained_on.kind == "image TSV and question TSV"
+    assert trained_on.texts(0).questions[0].answers == tuple(ANSWERS)
 
 
 def test_vqav2_is_called_as_the_git_tool_calls_it(tmp_path: Path, monkeypatch: Any) -> None:
