@@ -28,6 +28,12 @@ BEFORE = {
     ),
     "evaluate_on_coco_caption": _CAPTIONS,
     "convert_tsv_to_coco_format": _CAPTIONS,
+    "webdataset_to_tsv": command(
+        {"type": "tsv_to_webdataset", "tsv": IMAGES, "out_tar": "inference/example/shapes.tar", "rows_per_tar": 200}
+    ),
+    "parquet_to_tsv": command(
+        {"type": "tsv_to_parquet", "tsv": IMAGES, "out_parquet": "inference/example/shapes.parquet"}
+    ),
     "convert_tsv_to_vqa_json": command(
         {**_TSV, "question_tsv": _QUESTIONS, "out_tsv": "inference/example/answers.tsv"}
     ),
@@ -36,6 +42,14 @@ BEFORE = {
 
 NEEDS = {
     "test_git_inference_coco": "COCO's images and annotations in data/coco",
+    "prepare_cc3m": "Conceptual Captions in data/conceptual",
+    "prepare_coco": "COCO's images and annotations in data/coco",
+    "prepare_coco_test": "COCO's images and dataset_coco.json in data/coco",
+    "prepare_vqav2": "VQAv2 in data/vqav2",
+    "prepare_nice": "NICE in data/nice",
+    "prepare_instagram": "a data set of Hugging Face in data/instagram_data",
+    "prepare_json": "such a list in data/train.json",
+    "prepare_flickr8k": "Flickr8k in data/flickr8k",
     "prefetch": "a network",
 }
 """What an example needs that a clone does not bring."""

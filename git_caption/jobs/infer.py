@@ -30,6 +30,7 @@ from git_caption.params.model import CaptionerConfig
 from git_caption.params.running import RunningParams
 from git_caption.pipeline.captioning import Captioning, caption_entries
 from git_caption.pipeline.run import Summary, run
+from git_caption.pipeline.table_parts import Recorded, written_as
 from git_caption.pipeline.workers import RowSource
 from git_caption.samples.coco_images import CocoImages
 from git_caption.samples.feature_rows import FeatureSource
@@ -206,11 +207,13 @@ def _write(
         "exact_decode": running.exact_decode,
     }
     captioning = Captioning(captioner, decoding, running.batch_size, answers=answers)
+    recorded = Recorded(answers, several=decoding.num_captions > 1, scores=decoding.with_scores)
     return run(
         source,
         captioning,
         out,
         settings,
+        form=written_as(out, recorded),
         # features are there to be read: handing them from process to process would take longer
         num_workers=0 if isinstance(source, FeatureSource) else running.workers,
         on_error=running.on_error,

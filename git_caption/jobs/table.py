@@ -66,6 +66,42 @@ JOBS = {
     "convert_caption_tsv_to_coco_json": _job(
         "convert:caption_tsv_to_coco_json", "convert:CaptionJsonParams", "references in a TSV → COCO annotation JSON"
     ),
+    "prepare_cc3m": _job(
+        "prepare:cc3m", "prepare:Cc3mParams", "Conceptual Captions → TSVs, of the images that were downloaded", True
+    ),
+    "prepare_coco": _job(
+        "prepare:coco_captions", "prepare:CocoPrepareParams", "a split of COCO, or of Karpathy's → TSVs", True
+    ),
+    "prepare_coco_test": _job(
+        "prepare:coco_test", "prepare:CocoTestParams", "Karpathy's test split of COCO → TSVs, as the GIT tool", True
+    ),
+    "prepare_vqav2": _job("prepare:vqav2", "prepare:VqaV2Params", "a split of VQAv2 → TSVs", True),
+    "prepare_nice": _job("prepare:nice", "prepare:NiceParams", "NICE's images and captions → TSVs", True),
+    "prepare_instagram": _job(
+        "prepare:instagram", "prepare:InstagramParams", "a data set of Hugging Face (image, caption) → TSVs", True
+    ),
+    "prepare_folder": _job("prepare:folder", "prepare:FolderParams", "a folder of images → TSVs", True),
+    "prepare_json": _job("prepare:json_list", "prepare:JsonParams", "a JSON list of text and image → TSVs", True),
+    "prepare_flickr8k": _job("prepare:flickr8k", "prepare:Flickr8kParams", "a split of Flickr8k → TSVs", True),
+    "tsv_info": _job("tsv_info:info", "tsv_tools:InfoParams", "tell what is in a TSV and those beside it"),
+    "tsv_shuffle": _job("tsv_tools:shuffle", "tsv_tools:ShuffleParams", "the rows of a TSV in a random order", True),
+    "tsv_split": _job("tsv_tools:split", "tsv_tools:SplitParams", "a TSV → several, by numbers of rows", True),
+    "tsv_merge": _job("tsv_tools:merge", "tsv_tools:MergeParams", "several TSVs → one", True),
+    "tsv_filter": _job(
+        "tsv_tools:filtered", "tsv_tools:FilterParams", "rows by score, length, expression, or without duplicates", True
+    ),
+    "tsv_to_webdataset": _job(
+        "exchange:tsv_to_webdataset", "tsv_tools:ToWebDatasetParams", "an image TSV with its companions → tars", True
+    ),
+    "webdataset_to_tsv": _job(
+        "exchange:webdataset_to_tsv", "tsv_tools:FromWebDatasetParams", "tars → an image TSV with its companions", True
+    ),
+    "tsv_to_parquet": _job(
+        "exchange:tsv_to_parquet", "tsv_tools:ToParquetParams", "an image TSV with its companions → Parquet", True
+    ),
+    "parquet_to_tsv": _job(
+        "exchange:parquet_to_tsv", "tsv_tools:FromParquetParams", "Parquet → an image TSV with its companions", True
+    ),
     "validate_data": _job(
         "validate:validate_data",
         "validate:ValidateDataParams",

@@ -84,7 +84,10 @@ class ExtractParams:
     """Keys of `extract_features`."""
 
     image_tsv: str | None = key(
-        None, help="image TSV: key, base64 of an image file", kind="input_file", example="data/shapes/test.img.tsv"
+        None,
+        help="image TSV: key, base64 of an image file; or tars as shards/{00000..00012}.tar, Parquet, JSONL of paths",
+        kind="images",
+        example="data/shapes/test.img.tsv",
     )
     data: str | None = key(
         None,

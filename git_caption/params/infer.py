@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from git_caption.params.decoding import DecodingParams
+from git_caption.params.packages import missing_for
 from git_caption.params.pretrained import GIT_MODELS
 from git_caption.params.running import RunningParams
 from git_caption.params.schema import group, key, nearest
@@ -118,7 +119,10 @@ class SingleTsvParams:
     """Keys of `test_git_inference_single_tsv`."""
 
     image_tsv: str | None = key(
-        None, help="image TSV: key, base64 of an image file", kind="input_file", example="data/shapes/test.img.tsv"
+        None,
+        help="image TSV: key, base64 of an image file; or tars as shards/{00000..00012}.tar, Parquet, JSONL of paths",
+        kind="images",
+        example="data/shapes/test.img.tsv",
     )
     features: str | None = key(
         None,
@@ -132,7 +136,11 @@ class SingleTsvParams:
         kind="input_file",
         example="data/shapes/test.question.tsv",
     )
-    out_tsv: str = key(help="TSV to write", kind="output_file", example="inference/example/answers.tsv")
+    out_tsv: str = key(
+        help="TSV to write; JSONL or Parquet where it ends in .jsonl or .parquet",
+        kind="output_file",
+        example="inference/example/answers.tsv",
+    )
     model: ModelParams = group(ModelParams, "model")
     prompting: ChatParams = group(ChatParams, "chat")
     decoding: DecodingParams = group(DecodingParams, "decoding")
@@ -150,6 +158,9 @@ class SingleTsvParams:
                 ("question_tsv", "prompted"),
                 f"'prompted': {UNASKED}, and 'question_tsv' asks questions: leave it out",
             )
+        for name in ("image_tsv", "out_tsv"):
+            if message := missing_for(getattr(self, name)):
+                yield (name,), f"{name!r}: {message}"
 
 
 @dataclass(frozen=True, kw_only=True)

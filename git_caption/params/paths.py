@@ -6,19 +6,31 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 Kind = Literal[
-    "input_file", "input_files", "input_dir", "input_path", "model", "data", "data_sets", "output_file", "output_dir"
+    "input_file",
+    "input_files",
+    "input_dir",
+    "input_path",
+    "source",
+    "images",
+    "model",
+    "data",
+    "data_sets",
+    "output_file",
+    "output_dir",
 ]
-"""input_path: a file, a folder of images, a glob pattern with a match, or a list of files. model: a folder, a file, or
-the id of a repository. data: the same, or a pattern of tars, whose files are looked for when it is opened. input_files,
-data_sets: of the one kind or the other, several with commas between."""
+"""input_path: a file, a folder of images, a glob pattern with a match, or a list of files. source: a file or a folder.
+images: a file, or a folder or pattern of tars or Parquet files, which are looked for when it is opened. model: a
+folder, a file, or the id of a repository. data: the same, or a pattern of tars, whose files are looked for when it is
+opened. input_files, data_sets: of the one kind or the other, several with commas between."""
 SEVERAL: Mapping[Kind, Kind] = {"input_files": "input_file", "data_sets": "data"}
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar")
+ROW_FILES = ("*.tar", "*.parquet")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -46,9 +58,12 @@ def is_hub_id(name: str) -> bool:
 def images(path: str) -> list[str]:
     """The files in a folder that are named as images, or all that match a glob pattern; in order of their names."""
     if os.path.isdir(path):
-        inside = os.path.join(glob.escape(path), "*")
-        return [name for name in images(inside) if name.lower().endswith(IMAGE_SUFFIXES)]
+        return [name for name in images(_inside(path, ("*",))[0]) if name.lower().endswith(IMAGE_SUFFIXES)]
     return sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
+
+
+def _inside(folder: str, patterns: Sequence[str]) -> list[str]:
+    return [os.path.join(glob.escape(folder), pattern) for pattern in patterns]
 
 
 def fault(value: Any, kind: Kind, promised: Collection[str] = ()) -> str | None:
@@ -82,10 +97,14 @@ def _input_fault(path: str, kind: Kind) -> str | None:
         return None
     if kind == "data" and not os.path.exists(path) and ((path.count("/") == 1 and is_hub_id(path)) or "{" in path):
         return None
+    if kind == "images" and not os.path.lexists(path) and ("{" in path or glob.has_magic(path)):
+        return None
     if kind == "input_path" and glob.has_magic(path) and not os.path.lexists(path):
         return None if images(path) else f"no file matches {path!r}"
     if not os.path.exists(path):
-        noun = {"input_file": "file", "input_dir": "folder", "model": "checkpoint"}.get(kind, "file or folder")
+        noun = {"input_file": "file", "images": "file", "input_dir": "folder", "model": "checkpoint"}.get(
+            kind, "file or folder"
+        )
         return f"no such {noun}: {path!r}{_neighbour(path)}"
     if kind == "input_file" and os.path.isdir(path):
         return f"expected a file, found a folder: {path!r}"
@@ -93,6 +112,8 @@ def _input_fault(path: str, kind: Kind) -> str | None:
         return f"expected a folder, found a file: {path!r}"
     if not os.access(path, os.R_OK):
         return f"no permission to read {path!r}"
+    if kind == "images" and os.path.isdir(path) and not any(map(glob.glob, _inside(path, ROW_FILES))):
+        return f"expected a file, or a folder with some of {', '.join(ROW_FILES)}, found {path!r}"
     if kind == "input_path" and os.path.isdir(path) and not images(path):
         return f"{path!r} holds no image, expected files ending in {', '.join(IMAGE_SUFFIXES)}"
     return None

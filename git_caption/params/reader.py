@@ -13,6 +13,7 @@ from git_caption.params.fitting import BAD, fit, is_params, members, params_in
 
 T = TypeVar("T")
 LONGEST_MESSAGE = 1000
+READ_FILES = ("input_file", "input_files", "images")
 
 
 def nearest(word: str, known: Collection[str]) -> str:
@@ -128,8 +129,8 @@ class Reader:
         inputs = {
             os.path.realpath(path): e.name
             for e in with_path
-            if e.spec.kind in ("input_file", "input_files")
-            for path in ([values[e.name]] if e.spec.kind == "input_file" else paths.several(values[e.name]))
+            if e.spec.kind in READ_FILES
+            for path in (paths.several(values[e.name]) if e.spec.kind == "input_files" else [values[e.name]])
         }
         for entry in with_path:
             read_as = inputs.get(os.path.realpath(values[entry.name]))

@@ -107,7 +107,7 @@ def outputs(instance: Any) -> list[str]:
         if entry.spec.group is not None:
             found += outputs(value)
         elif entry.spec.kind in ("output_file", "output_dir") and value is not None:
-            found.append(str(value))
+            found += value if isinstance(value, tuple) else (str(value),)
     return [*found, *getattr(instance, "also_written", ())]
 
 

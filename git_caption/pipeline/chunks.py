@@ -24,6 +24,8 @@ from git_caption.tsv.rows import dumps
 from git_caption.tsv.writer import encode, sync_folder, write_atomically
 
 CHUNK_ROWS = 256
+IMAGE_CHUNK_ROWS = 64  # where rows hold whole image files: a chunk is in memory at once
+CHUNK_BYTES = 1 << 23  # where it is known how large rows are
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class FailedRow:
     def columns(self) -> list[str]:
         """Row, key and cause as `OUT.errors.tsv` holds them."""
         return [str(self.row + 1), self.key, " ".join(self.cause.split())]
+
+
+def chunk_rows_of(size: int, rows: int) -> int:
+    """Rows of a chunk of rows that are read as they lie in files of `size` bytes."""
+    return max(8, min(1 << 14, CHUNK_BYTES * rows // max(1, size)))
 
 
 class PartFormat(Protocol):
@@ -65,8 +72,9 @@ class Parts:
     committed: numbers of the chunks that are done. failures: the rows that failed in them.
     """
 
-    def __init__(self, out: Path, rows: int, form: PartFormat) -> None:
+    def __init__(self, out: Path, rows: int, form: PartFormat, chunk_rows: int = CHUNK_ROWS) -> None:
         self.out = out
+        self.chunk_rows = chunk_rows
         self.form = form
         self._name = re.compile(rf"(\d{{6,}}){re.escape(form.suffix)}")
         self._ours = re.compile(rf"{self._name.pattern}|\d{{6,}}\.errors\.tsv|manifest\.json")
@@ -78,11 +86,11 @@ class Parts:
 
     def __len__(self) -> int:
         """Number of chunks."""
-        return -(-self.rows // CHUNK_ROWS)
+        return -(-self.rows // self.chunk_rows)
 
     def rows_of(self, number: int) -> range:
         """Rows of a chunk."""
-        return range(number * CHUNK_ROWS, min((number + 1) * CHUNK_ROWS, self.rows))
+        return range(number * self.chunk_rows, min((number + 1) * self.chunk_rows, self.rows))
 
     def prepare(self, settings: Mapping[str, Any], resume: bool) -> None:
         """Finds what an earlier run of the same command committed, or starts anew.
@@ -216,7 +224,13 @@ class Parts:
 
 @contextmanager
 def opened(
-    out: str | Path, rows: int, settings: Mapping[str, Any], form: PartFormat, *, resume: bool
+    out: str | Path,
+    rows: int,
+    settings: Mapping[str, Any],
+    form: PartFormat,
+    *,
+    resume: bool,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> Iterator[Parts]:
     """The parts of `out`, locked against a second run.
 
@@ -224,7 +238,7 @@ def opened(
     Raises JobFailed if another run holds them or the disk refuses, UsageError if they were made with other settings or
     `out` is a folder.
     """
-    parts = Parts(Path(out), rows, form)
+    parts = Parts(Path(out), rows, form, chunk_rows)
     if parts.out.is_dir():
         raise UsageError(f"{out} is a folder, expected the name of the file to write")
     with parts.writing():

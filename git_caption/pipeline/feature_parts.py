@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ import numpy as np
 from git_caption.params.features import CacheDescription, StoredAs
 from git_caption.samples.features import Block, FeatureCache, FeatureRow, write
 from git_caption.samples.sample import Failure
-from git_caption.tsv.index import temporary_path
-from git_caption.tsv.writer import sync_folder
+from git_caption.tsv.writer import whole_file
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,5 @@ class FeatureParts:
         def blocks() -> Iterator[Block]:
             return (FeatureCache(part).block for part in parts)  # one is open at a time: they may be thousands
 
-        temporary = temporary_path(out, scratch)
-        try:
-            with open(temporary, "xb") as file:
-                rows = write(file, blocks, self.description, self.stored_as)
-                yield rows
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, out)
-            sync_folder(out.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(out, scratch) as file:
+            yield write(file, blocks, self.description, self.stored_as)

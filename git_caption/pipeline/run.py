@@ -67,11 +67,12 @@ def run(
     max_errors: int | None = None,
     resume: bool = True,
     halved: Callable[[], int] = lambda: 0,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> Summary:
     """Writes `out`: what every row of `source` gives, in the order of the rows.
 
-    compute: takes the good rows of a chunk (256 rows), in order; gives for each what `form` writes (its lines), or a
-    Failure. It must depend on nothing else, so that a chunk comes out the same in every run.
+    compute: takes the good rows of a chunk (of `chunk_rows`), in order; gives for each what `form` writes (its lines),
+    or a Failure. It must depend on nothing else, so that a chunk comes out the same in every run.
     settings: all that can change a byte of the output, as JSON can hold it: parameters and the weights' sha256. Not
     `num_workers`, `on_error`, `max_errors` or `resume`. Size and date of the source's inputs are added here.
     halved: tells how many batches were halved so far.
@@ -88,11 +89,11 @@ def run(
     for path in source.inputs:
         if out.exists() and out.samefile(path):
             raise UsageError(f"{out} is both input and output; expected another name for the output")
-    made_from = {**settings, "inputs": [identity(path) for path in source.inputs], "chunk_rows": CHUNK_ROWS}
+    made_from = {**settings, "inputs": [identity(path) for path in source.inputs], "chunk_rows": chunk_rows}
     parts_held = (
-        opened(out, len(source), made_from, form, resume=resume)
+        opened(out, len(source), made_from, form, resume=resume, chunk_rows=chunk_rows)
         if ranks is None or ranks.rank == 0
-        else nullcontext(Parts(out, len(source), form))
+        else nullcontext(Parts(out, len(source), form, chunk_rows))
     )
     with parts_held as parts, _stoppable(parts) as stopping:
         resumed = len(parts.committed)

@@ -66,6 +66,10 @@ class Cc3m:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def key(self, row: int) -> str:
+        """The number of the line, from 0, as the image is called."""
+        return f"{int(self._lines[row]):08}"
+
     def texts(self, row: int) -> Texts:
         """The caption. Raises DataError if its line has not two columns."""
         line = int(self._lines[row])
@@ -74,7 +78,7 @@ class Cc3m:
             raise DataError(
                 f"{self.where(row)}: found {len(columns)} columns, expected a caption, a tab and an address"
             )
-        return checked_texts(f"{line:08}", columns[:1], self.where(row))
+        return checked_texts(self.key(row), columns[:1], self.where(row))
 
     def image(self, row: int) -> bytes:
         """The image file. Raises MissingImage or DataError as `read_image` does."""

@@ -60,6 +60,10 @@ class ClipCapPickle:
         """The file."""
         return (self.path,)
 
+    def key(self, row: int) -> str:
+        """The image's id."""
+        return self._entry(row)[0]
+
     def texts(self, row: int) -> Texts:
         """The caption of a row; its key is the image's id. Raises DataError as `checked_texts` does."""
         key, caption, _ = self._entry(row)

@@ -37,6 +37,25 @@ def is_clipcap(document: Any) -> bool:
     return isinstance(first, dict) and {"image_id", "caption"} <= first.keys() and "image" not in first
 
 
+def image_info(folder: Path, split: str | None) -> Path | None:
+    """The file of a test split's images, which have no annotations: `annotations/image_info_test2014.json`."""
+    names = (f"image_info_{split}.json", f"annotations/image_info_{split}.json")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def read_image_info(path: Path, document: Any) -> ImageList:
+    """Its images, without captions; those of test-dev lie in the folder of the whole test split.
+
+    Raises DataError as `read_annotations`, or if there is no list of images.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        raise DataError(f"{path}: expected an object with a list 'images'")
+    listed = read_annotations(path, {"images": document["images"], "annotations": []})
+    part = path.stem.removeprefix("image_info_").replace("-dev", "")
+    listed.folders = (_root(path) / part, _root(path) / "images" / part, *listed.folders)
+    return listed
+
+
 def read_annotations(path: Path, document: dict[str, Any], split: str | None = None) -> ImageList:
     """An annotation file: a row for each image, also one without captions; without "file_name" it is `ID.jpg`.
 

@@ -9,6 +9,7 @@ from git_caption.errors import UsageError
 
 IMAGE = ("image", "image_path", "file_name", "filename", "file", "filepath", "file_path", "path", "image_name", "img")
 CAPTION = ("caption", "captions", "text", "texts", "sentence", "sentences", "description", "title", "comment")
+KEY = ("key", "__key__", "id", "image_id", "public_id", "item_id", "uid")
 SPLIT = "split"
 
 
@@ -27,20 +28,25 @@ def find_columns(names: Sequence[str], image: str | None, caption: str | None, w
     Raises UsageError that lists the columns there are.
     """
     found = [
-        _find(names, asked, known, key, where)
-        for asked, known, key in ((image, IMAGE, "image_column"), (caption, CAPTION, "caption_column"))
+        _find(names, asked, usual, key, where)
+        for asked, usual, key in ((image, IMAGE, "image_column"), (caption, CAPTION, "caption_column"))
     ]
-    split = next((name for name in names if name.strip().lower() == SPLIT), None)
+    split = known(names, (SPLIT,))
     return Columns(found[0], found[1], split)
 
 
-def _find(names: Sequence[str], asked: str | None, known: Sequence[str], key: str, where: str) -> str:
-    by_lower = {name.strip().lower(): name for name in reversed(names)}
-    wanted = known if asked is None else (asked.strip().lower(),)
-    found = next((by_lower[name] for name in wanted if name in by_lower), None)
+def _find(names: Sequence[str], asked: str | None, usual: Sequence[str], key: str, where: str) -> str:
+    wanted = usual if asked is None else (asked.strip().lower(),)
+    found = known(names, wanted)
     if found is None:
         there = ", ".join(map(repr, names)) if names else "none"
         raise UsageError(
             f"{where}: none of the columns is called {' or '.join(wanted)}; there are {there}: name one as {key!r}"
         )
     return found
+
+
+def known(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """The first of the wanted names that there is, whatever its case."""
+    by_lower = {name.strip().lower(): name for name in reversed(names)}
+    return next((by_lower[name] for name in wanted if name in by_lower), None)

@@ -55,8 +55,12 @@ class HubDataset:
     def __len__(self) -> int:
         return len(self._captions)
 
+    def key(self, row: int) -> str:
+        """The number of the row, from 0."""
+        return str(row)
+
     def texts(self, row: int) -> Texts:
-        """The captions; the key is the number of the row, from 0. Raises DataError if there is none."""
+        """Key and captions. Raises DataError if there is none."""
         value = self._captions[row][self.caption_column]
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -64,7 +68,7 @@ class HubDataset:
                 f"{self.where(row)}: column {self.caption_column!r} holds {type(value).__name__}, expected a text or a "
                 "list of texts"
             )
-        return checked_texts(str(row), texts, self.where(row))
+        return checked_texts(self.key(row), texts, self.where(row))
 
     def image(self, row: int) -> bytes:
         """The image file: its bytes, or the file that the row names. Raises MissingImage or DataError."""

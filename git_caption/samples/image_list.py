@@ -85,6 +85,15 @@ class ImageList:
     def __len__(self) -> int:
         return len(self._numbers)
 
+    @property
+    def has_captions(self) -> bool:
+        """Whether any image has one."""
+        return len(self._captions) > 0
+
+    def key(self, row: int) -> str:
+        """The image's own name or number in the data set; empty for an entry that is broken."""
+        return self._keys[row]
+
     def texts(self, row: int) -> Texts:
         """Key and captions. Raises DataError if the entry is broken or has no caption."""
         if row in self._faults:

@@ -1,4 +1,4 @@
-"""Image TSVs, alone or beside a question TSV, as samples."""
+"""Images by row, alone or beside a question TSV, as samples."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from git_caption.errors import DataError
 from git_caption.images.reader import ImageReader
+from git_caption.samples.image_rows import open_images, torn_key
 from git_caption.samples.question_rows import QuestionRows, placeholder
 from git_caption.samples.sample import Failure, ImageSample
-from git_caption.tsv.file import TsvFile
-from git_caption.tsv.rows import parse_image_row
 
 
 class ImageTsvSource:
-    """Row `i` of the image TSV, as pixels, with row `i` of the question TSV if there is one.
+    """Row `i` of an image TSV, or of what stands for one, as pixels; with row `i` of the question TSV if there is one.
 
-    Runs in worker processes: picklable, and needs no torch. Raises DataError if the files differ in length.
+    Runs in worker processes: picklable, and needs no torch. Raises DataError if the files differ in length, and as
+    `open_images` does.
     """
 
     def __init__(
@@ -26,9 +26,9 @@ class ImageTsvSource:
         base_pixels: ImageReader | None = None,
     ) -> None:
         """`base_pixels`: as a base captioner reads images, where it takes pixels of its own."""
-        self.images = TsvFile(image_tsv)
+        self.images = open_images(image_tsv)
         self.questions = (
-            None if question_tsv is None else QuestionRows(question_tsv, len(self.images), self.images.path)
+            None if question_tsv is None else QuestionRows(question_tsv, len(self.images), self.images.inputs[0])
         )
         self.pixels = pixels
         self.base_pixels = base_pixels
@@ -36,7 +36,7 @@ class ImageTsvSource:
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files that the samples come from."""
-        return (self.images.path,) if self.questions is None else (self.images.path, self.questions.file.path)
+        return (*self.images.inputs, *(() if self.questions is None else (self.questions.file.path,)))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,20 +48,19 @@ class ImageTsvSource:
         Raises DataError where the two files have different keys in a row: they do not belong together.
         """
         try:
-            columns = self.images.columns(row)
+            key, unreadable = self.images.key(row), None
         except DataError as error:
-            columns, unreadable = [], error
-        key = columns[0] if columns else _key(self.images.raw(row))
+            key, unreadable = torn_key(self.images, row), error
         questions = None
         if self.questions is not None:
-            asked = self.questions.read(row, key, self.images.where(row) if columns else None)
+            asked = self.questions.read(row, key, None if unreadable else self.images.where(row))
             if isinstance(asked, Failure):
                 return asked
             key, questions = asked.key, asked.questions
         try:
-            if not columns:
+            if unreadable is not None:
                 raise unreadable
-            image = parse_image_row(columns, self.images.where(row)).image
+            image = self.images.image(row)
             try:
                 base_pixels = None if self.base_pixels is None else self.base_pixels(image)
                 return ImageSample(key, self.pixels(image), questions or (), base_pixels)
@@ -69,8 +68,3 @@ class ImageTsvSource:
                 raise DataError(f"{self.images.where(row)}: {error}") from error
         except DataError as error:
             return Failure(key, str(error), placeholder(key, questions))
-
-
-def _key(line: bytes) -> str:
-    """The first column of a line that is empty or not UTF-8, as far as it can be read."""
-    return line.split(b"\t")[0].decode("utf-8", "replace")

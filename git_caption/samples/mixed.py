@@ -38,6 +38,11 @@ class MixedData:
     def __len__(self) -> int:
         return self._ends[-1]
 
+    def key(self, row: int) -> str:
+        """As the data set gives it."""
+        part, own = self.place(row)
+        return self.parts[part].key(own)
+
     def texts(self, row: int) -> Texts:
         """As the data set gives them."""
         part, own = self.place(row)

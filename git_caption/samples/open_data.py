@@ -9,6 +9,7 @@ from typing import Any
 
 from git_caption.errors import DataError, UsageError
 from git_caption.params.paths import is_hub_id
+from git_caption.params.tsv_names import CAPTIONS, IMAGES, QUESTIONS
 from git_caption.samples import cc3m, coco, flickr, hub_dataset, table, vqa, webdataset
 from git_caption.samples.splits import choose, refuse
 from git_caption.samples.training_data import TrainingData
@@ -28,7 +29,12 @@ LOOKED_FOR = (
 )
 WITH_COLUMNS = ("CSV", "JSONL", "JSON list", "Hugging Face")  # the kinds whose columns can be told
 TABLES = (".csv", ".jsonl", ".json")
-IMAGES, CAPTIONS, QUESTIONS = ".img.tsv", ".caption.tsv", ".question.tsv"
+KINDS = {  # by format: what its data sets call themselves
+    "CC3M": ("CC3M",),
+    "COCO": ("COCO", "Karpathy", "ClipCap"),
+    "Flickr": ("Flickr", "Karpathy", "CSV"),  # as its authors gave it, Karpathy's, Kaggle's
+    "JSON": ("JSON",),
+}
 
 
 @dataclass(frozen=True)
@@ -41,29 +47,37 @@ class Choices:
 
 
 def open_data(
-    path: str | Path, *, split: str | None = None, image_column: str | None = None, caption_column: str | None = None
+    path: str | Path,
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    only: str | None = None,
 ) -> TrainingData:
     """The data set at `path`: a file, a folder, tars as `{00000..00012}.tar`, or the id of a repository on the hub.
 
+    only: the format that it has to be in, of `KINDS`; others in the same folder are passed over.
     Raises UsageError if no format is found, or more than one, or what is chosen is not there; DataError as the formats
     do.
     """
-    data = _opened(path, Choices(split, image_column, caption_column))
+    data = _opened(path, Choices(split, image_column, caption_column), only)
+    if only is not None and not data.kind.startswith(KINDS[only]):
+        raise UsageError(f"{path}: {data.kind}, expected {only}")
     if (image_column or caption_column) and not data.kind.startswith(WITH_COLUMNS):
         raise UsageError(f"{path}: {data.kind}: no columns to choose from; leave 'image_column', 'caption_column' out")
     return data
 
 
-def _opened(path: str | Path, chosen: Choices) -> TrainingData:
+def _opened(path: str | Path, chosen: Choices, only: str | None) -> TrainingData:
     place = Path(path)
     if place.is_dir():
-        return _in_folder(place, chosen)
+        return _in_folder(place, chosen, only)
     if str(path).endswith(".tar"):
         refuse(chosen.split, webdataset.WebDataset.kind, str(path))
         return webdataset.WebDataset(webdataset.tars_of(str(path)))
     if place.is_file():
         return _in_file(place, chosen)
-    if isinstance(path, str) and path.count("/") == 1 and is_hub_id(path):
+    if only is None and isinstance(path, str) and path.count("/") == 1 and is_hub_id(path):
         return hub_dataset.HubDataset(path, chosen.split, chosen.image_column, chosen.caption_column)
     raise UsageError(f"{path}: no such file or folder, nor the id of a repository on the hub (owner/name)")
 
@@ -122,9 +136,9 @@ def _checked(path: Path, is_it: Callable[[Any], bool]) -> dict[str, Any]:
     return document
 
 
-def _in_folder(folder: Path, chosen: Choices) -> TrainingData:
+def _in_folder(folder: Path, chosen: Choices, only: str | None) -> TrainingData:
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    finders = (_tsvs, _cc3m, _coco, _questions, _flickr, _saved, _tars)
+    finders = [_tsvs, _cc3m, _coco, _questions, _flickr, _saved, _tars] if only is None else FINDERS.get(only, [])
     found = [opened for finder in finders if (opened := finder(folder, names, chosen)) is not None]
     if len(found) > 1:
         raise UsageError(
@@ -237,6 +251,9 @@ def _tars(folder: Path, names: list[str], chosen: Choices) -> Found | None:
         return webdataset.WebDataset(tars)
 
     return (tars[0].name, opened) if tars else None
+
+
+FINDERS = {"CC3M": [_cc3m], "COCO": [_coco], "Flickr": [_flickr]}
 
 
 def _only(paths: list[Path]) -> Path:

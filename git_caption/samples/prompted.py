@@ -76,6 +76,10 @@ class Prompted:
     def __len__(self) -> int:
         return len(self.data)
 
+    def key(self, row: int) -> str:
+        """As the data set has it."""
+        return self.data.key(row)
+
     def texts(self, row: int) -> Texts:
         """What is said about a row's picture. Raises DataError as the data does, or if the captions are another's."""
         texts = self.data.texts(row)

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from git_caption.samples.sample import Failure
 from git_caption.tsv.rows import Question
 
 LARGEST_IMAGE = 1 << 28  # bytes of an image file
+
+Column = Literal["images", "captions", "questions"]  # what image, caption and question TSVs hold beside the key
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ class TrainingData(Protocol):
     def __len__(self) -> int:
         """Number of rows."""
 
+    def key(self, row: int) -> str:
+        """What a row's picture is called, whatever else is in the row. Raises DataError if that cannot be read."""
+
     def texts(self, row: int) -> Texts:
         """What is said about a row's picture, without reading the picture. Raises DataError if the row is broken."""
 
@@ -75,6 +80,14 @@ class TrainingData(Protocol):
 
     def where(self, row: int) -> str:
         """File and place in it (1-based), as messages give them."""
+
+
+@runtime_checkable
+class StoredColumns(Protocol):
+    """A data set that has some of its texts as caption and question TSVs spell them."""
+
+    def column(self, row: int, column: Column) -> str | None:
+        """The second column of that TSV; None where it is to be made of the texts. Raises DataError."""
 
 
 class TrainingSamples:

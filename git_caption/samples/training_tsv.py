@@ -51,6 +51,10 @@ class TrainingTsv:
     def __len__(self) -> int:
         return len(self.images)
 
+    def key(self, row: int) -> str:
+        """The key of the image TSV."""
+        return self.images.columns(row)[0]
+
     def texts(self, row: int) -> Texts:
         """What is said about the picture of a row, without reading the picture."""
         asked = None if self.questions is None else _asked(self.questions, row)

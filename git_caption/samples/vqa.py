@@ -96,9 +96,13 @@ class VqaQuestions:
     def __len__(self) -> int:
         return len(self._images)
 
+    def key(self, row: int) -> str:
+        """The number of the image."""
+        return str(self._images[row])
+
     def texts(self, row: int) -> Texts:
         """Key and questions. Raises DataError if one is broken or has no answer."""
-        key = str(self._images[row])
+        key = self.key(row)
         questions = parse_question_row([key, self._rows[row]], self.where(row)).questions
         for question in questions:
             if not question.answers:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -53,10 +54,20 @@ def write_atomically(path: str | Path, data: bytes, scratch: str | Path | None =
 
     Until then it lies beside `path`, or in the folder `scratch` of the same file system.
     """
+    with whole_file(path, scratch) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: str | Path, scratch: str | Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write, which has the name `path` once the block ends without an exception, and lasts from then on.
+
+    Until then it lies beside `path`, or in the folder `scratch` of the same file system.
+    """
     temporary = temporary_path(path, scratch)
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -34,8 +34,8 @@ def test_help_tells_every_key_and_prints_the_example(name: str) -> None:
 
 def test_help_tells_types_and_defaults() -> None:
     lines = " ".join(job_help("test_git_inference_single_tsv").split())
-    assert "out_tsv TSV to write [text; required]" in lines
-    assert "image_tsv image TSV: key, base64 of an image file [text; default None]" in lines
+    assert "out_tsv TSV to write; JSONL or Parquet where it ends in .jsonl or .parquet [text; required]" in lines
+    assert "image_tsv image TSV: key, base64 of an image file; or tars as" in lines
     assert (
         "batch_size images, or prompts about them, computed at once [a whole number of at least 1; default 32]" in lines
     )
@@ -45,12 +45,15 @@ def test_help_tells_types_and_defaults() -> None:
 @pytest.mark.parametrize("name", JOBS)
 def test_examples_are_accepted_as_printed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("git_caption.params.packages.find_spec", lambda name: name)
     (tmp_path / "data/shapes/model").mkdir(parents=True)
     (tmp_path / "inference").mkdir()
     (tmp_path / "inference/scene.jpg").write_text("")
     for file in ("test.img.tsv", "test.question.tsv", "test.caption.tsv"):
         (tmp_path / "data/shapes" / file).write_text("")
-    (tmp_path / "data/coco/annotations").mkdir(parents=True)
+    for folder in ("coco/annotations", "conceptual", "vqav2", "nice", "instagram_data", "flickr8k"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    (tmp_path / "data/train.json").write_text("[]")
     (tmp_path / "data/coco/annotations/captions_val2017.json").write_text("{}")
     words = [shlex.split(step) for step in steps(name) if step.startswith("python3")]
     assert all(line[:3] == ["python3", "inference.py", "-p"] and len(line) == 4 for line in words)

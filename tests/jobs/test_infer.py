@@ -555,3 +555,50 @@ def test_a_job_stopped_by_a_signal_ends_with_75_and_goes_on(model, image_tsv, tm
     infer.single_tsv(_tsv(model, **keys, out_tsv=str(out)))
     infer.single_tsv(_tsv(model, **keys, out_tsv=str(tmp_path / "whole.tsv")))
     assert out.read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+
+
+def test_other_formats_are_read_and_written_with_the_same_texts(model, image_tsv, pictures, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    lines = [json.dumps({"image": str(pictures / f"{number}.png"), "key": str(number)}) for number in range(5)]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    jobs = [
+        {"type": "tsv_to_webdataset", "tsv": image_tsv, "out_tar": f"{tmp_path}/x.tar"},
+        {"type": "tsv_to_parquet", "tsv": image_tsv, "out_parquet": f"{tmp_path}/x.parquet"},
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps([{**job, "num_workers": 0} for job in jobs]))
+    assert main(["-f", f"{tmp_path}/jobs.json"]) == 0
+    infer.single_tsv(_tsv(model, image_tsv=image_tsv, out_tsv=f"{tmp_path}/out.tsv", with_scores=True))
+    expected = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
+    records = [{"key": key, **json.loads(text)[0]} for key, text in expected]
+    for name in ("x-00000.tar", "x.parquet", "list.jsonl"):
+        for ending in ("jsonl", "parquet"):
+            out = tmp_path / f"out.{ending}"
+            infer.single_tsv(_tsv(model, image_tsv=f"{tmp_path}/{name}", out_tsv=str(out), with_scores=True))
+            found = (
+                parquet.read_table(out).to_pylist()
+                if ending == "parquet"
+                else map(json.loads, out.read_text().splitlines())
+            )
+            assert list(found) == records
+            assert not out.with_suffix(".parts").exists()
+
+
+def test_answers_and_several_captions_go_into_jsonl_and_parquet(model, image_tsv, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    with TsvWriter(tmp_path / "q.tsv") as writer:
+        for key in range(5):
+            writer.write(QuestionRow(str(key), (Question(key, "what?"), Question(f"t{key}", "who?"))).columns())
+    asked = {"image_tsv": image_tsv, "question_tsv": f"{tmp_path}/q.tsv"}
+    several = {"image_tsv": image_tsv, "num_captions": 2}
+    for keys in (asked, several):
+        outs = [f"{tmp_path}/out.{ending}" for ending in ("tsv", "jsonl", "parquet")]
+        for out in outs:
+            infer.single_tsv(_tsv(model, out_tsv=out, **keys))
+        tsv = [line.split("\t") for line in Path(outs[0]).read_text().splitlines()]
+        if keys is asked:
+            records = [json.loads(line) for (line,) in tsv]
+        else:
+            records = [{"key": key, "captions": json.loads(text)} for key, text in tsv]
+        assert [json.loads(line) for line in Path(outs[1]).read_text().splitlines()] == records
+        texts = [{**row, "question_id": str(row["question_id"])} if keys is asked else row for row in records]
+        assert parquet.read_table(outs[2]).to_pylist() == texts

@@ -1,0 +1,52 @@
+"""Parquet files as a data set: images beside captions and questions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from git_caption.errors import DataError
+from git_caption.samples.columns import CAPTION, known
+from git_caption.samples.parquet_images import ParquetImages
+from git_caption.samples.training_data import Column, Texts, checked_texts
+
+QUESTIONS = "questions_json"
+CAPTIONS = "captions_json"
+
+
+class ParquetData(ParquetImages):
+    """Rows with what is said about them: fulfils `TrainingData`.
+
+    `captions_json` and `questions_json` are the second columns of caption and question TSVs, as `tsv_to_parquet` writes
+    them; without them a column `caption`, `text` or the like holds a caption or a list of them.
+    Raises as `ParquetImages` does.
+    """
+
+    kind = "Parquet"
+    missing = 0
+
+    def __init__(self, paths: list[Path]) -> None:
+        super().__init__(paths)
+        self.caption_column = known(self.names, CAPTION)
+        self.has_captions = self.caption_column is not None or CAPTIONS in self.names
+        self.has_questions = QUESTIONS in self.names
+
+    def column(self, row: int, column: Column) -> str | None:
+        """The TSV's second column, where the file has it. Raises DataError if the file is damaged."""
+        name = CAPTIONS if column == "captions" else QUESTIONS
+        value = self.value(row, name) if name in self.names else None
+        return value if isinstance(value, str) else None
+
+    def texts(self, row: int) -> Texts:
+        """Key and captions. Raises DataError if there is none."""
+        stored = self.column(row, "captions")
+        value: Any = None
+        if stored is not None:
+            value = [entry["caption"] for entry in json.loads(stored)]
+        elif self.caption_column is not None:
+            value = self.value(row, self.caption_column)
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{self.where(row)}: no caption, expected a text or a list of texts")
+        return checked_texts(self.key(row), texts, self.where(row))

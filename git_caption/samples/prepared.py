@@ -1,0 +1,93 @@
+"""Rows of a data set as the lines of image, caption and question TSVs, each image its file's own bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from git_caption.errors import DataError, MissingImage
+from git_caption.images.decode import decode
+from git_caption.samples.sample import Failure
+from git_caption.samples.training_data import Column, StoredColumns, TrainingData
+from git_caption.tsv.rows import CaptionRow, ImageRow, QuestionRow
+from git_caption.tsv.writer import encode
+
+NO_IMAGE, BROKEN_IMAGE, BAD_TEXTS = "no image", "broken image", "no usable texts"  # what rows are left out for
+
+
+class PreparedRows:
+    """A row gives a line for each of `columns`, without its newline. Runs in worker processes.
+
+    What cannot be prepared is a Failure without lines, whose reason begins with one of the causes above.
+    verify: images are decoded, and one that cannot be is left out.
+    """
+
+    def __init__(self, data: TrainingData, columns: tuple[Column, ...], verify: bool) -> None:
+        self.data = data
+        self.columns = columns
+        self.verify = verify
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that say which rows there are."""
+        return self.data.inputs
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, row: int) -> tuple[bytes, ...] | Failure:
+        """The lines of a row."""
+        key, cause = "", BAD_TEXTS
+        try:
+            key = self.data.key(row)
+            lines = [
+                self._line([key] if column == "images" else self._texts(row, column), row) for column in self.columns
+            ]
+            if "images" in self.columns:
+                cause = BROKEN_IMAGE
+                lines[self.columns.index("images")] = self._line(self._image(row, key), row)
+            return tuple(lines)
+        except DataError as error:
+            return Failure(_shown(key), f"{NO_IMAGE if isinstance(error, MissingImage) else cause}: {error}", ())
+
+    def _line(self, columns: list[str], row: int) -> bytes:
+        return encode(columns, self.data.where(row)).removesuffix(b"\n")
+
+    def _image(self, row: int, key: str) -> list[str]:
+        image = self.data.image(row)
+        if self.verify:
+            try:
+                decode(image, shorter_side=1)  # all of a JPEG is read, an eighth of its size computed
+            except DataError as error:
+                raise DataError(f"{self.data.where(row)}: {error}") from error
+        return ImageRow(key, image).columns()
+
+    def _texts(self, row: int, column: Column) -> list[str]:
+        """A line of captions or questions: as it stands where the data set has it so, else made of the texts."""
+        key = self.data.key(row)
+        if isinstance(self.data, StoredColumns) and (found := self.data.column(row, column)) is not None:
+            return [key, found]
+        if column == "captions":
+            return CaptionRow(key, self.data.texts(row).captions).columns()
+        return QuestionRow(key, ()).columns()
+
+
+def _shown(key: str) -> str:
+    """A key that can stand in a list of failures."""
+    return " ".join(key.encode("utf-8", "replace").decode().split())
+
+
+def columns_of(data: TrainingData) -> tuple[Column, ...]:
+    """What the data set has beside images."""
+    found: list[Column] = ["captions"] if getattr(data, "has_captions", True) else []
+    return (*found, "questions") if getattr(data, "has_questions", False) else tuple(found)
+
+
+def has_images(data: TrainingData) -> bool:
+    """Whether any image can be read; the first that can ends the search."""
+    for row in range(len(data)):
+        try:
+            data.image(row)
+        except DataError:
+            continue
+        return True
+    return False

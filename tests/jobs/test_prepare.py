@@ -1,0 +1,289 @@
+"""Data sets in the layout of the real ones become TSVs with the files' own bytes; what is left out is counted."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from git_caption.jobs.main import main
+from git_caption.samples.open_data import open_data
+from git_caption.tsv.file import TsvFile
+from git_caption.tsv.rows import dumps
+from tests.datasets_on_disk import ANSWERS, annotation, coco, coco_test, karpathy, vqav2, write
+from tests.pictures import contents, jpeg
+from tests.pipeline.test_crash_points import ended_at
+
+
+def prepare(job: str, **keys: object) -> int:
+    return main(["-p", json.dumps({"type": job, "num_workers": 0, **keys})])
+
+
+def images(path: Path) -> dict[str, bytes]:
+    assert path.with_suffix(".lineidx").is_file() and path.with_suffix(".lineidx.8b").is_file()
+    with TsvFile(path) as rows:
+        return {key: base64.b64decode(image) for key, image in rows}
+
+
+def texts(path: Path) -> dict[str, Any]:
+    with TsvFile(path) as rows:
+        return {key: json.loads(text) for key, text in rows}
+
+
+def captions(path: Path) -> dict[str, list[str]]:
+    return {key: [entry["caption"] for entry in entries] for key, entries in texts(path).items()}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "mine.img.tsv"
+
+
+def beside(out: Path, kind: str) -> Path:
+    return out.with_name(f"mine.{kind}.tsv")
+
+
+def test_cc3m_gives_the_images_that_are_there(tmp_path: Path, out: Path, capsys: Any) -> None:
+    lines = ["a dog\thttp://x/0.jpg", "gone\thttp://x/1.jpg", "a cat\thttp://x/2.jpg", "a page\thttp://x/3.jpg"]
+    write(tmp_path / "Train_GCC-training.tsv", "\n".join(lines) + "\n")
+    for number, data in {0: jpeg(10), 2: jpeg(20), 3: b"<html>404</html>"}.items():
+        write(tmp_path / "train" / f"{number:08}.jpg", data)
+    assert prepare("prepare_cc3m", data=str(tmp_path), out_tsv=str(out)) == 0
+    assert images(out) == {"00000000": jpeg(10), "00000002": jpeg(20)}
+    assert captions(beside(out, "caption")) == {"00000000": ["a dog"], "00000002": ["a cat"]}
+    printed = capsys.readouterr().out
+    assert "2 of 3 rows" in printed and "left out: 1 broken image, listed in" in printed
+    assert "1 rows without an image were passed over" in printed
+    [[row, key, cause]] = list(TsvFile(Path(f"{out}.errors.tsv")))
+    assert (row, key) == ("3", "00000003") and "an HTML page" in cause
+    assert prepare("prepare_cc3m", data=str(tmp_path), out_tsv=str(out), verify=False) == 0
+    assert len(images(out)) == 3 and not Path(f"{out}.errors.tsv").exists()
+
+
+@pytest.mark.parametrize(("part", "form"), [("val2014", "COCO_{part}_{id:012}.jpg"), ("val2017", "{id:012}.jpg")])
+def test_coco_gives_an_image_a_row_with_its_captions(
+    tmp_path: Path, out: Path, capsys: Any, part: str, form: str
+) -> None:
+    coco(tmp_path, part, {42: ["A shoe rack.\n", "Some shoes"], 7: None, 73: ["A motorcycle"]}, form)
+    coco(tmp_path, "train2014", {1: ["other"]})
+    assert prepare("prepare_coco", data_dir=str(tmp_path), split=part, out_tsv=str(out)) == 0
+    assert images(out) == {"42": jpeg(42), "73": jpeg(73)}
+    assert captions(beside(out, "caption")) == {"42": ["Some shoes", "A shoe rack.\n"], "73": ["A motorcycle"]}
+    assert "left out: 1 no image, listed in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("part", "images_of"), [("test2014", "test2014"), ("test-dev2017", "test2017")])
+def test_a_test_split_of_coco_has_images_alone(tmp_path: Path, out: Path, part: str, images_of: str) -> None:
+    coco_test(tmp_path, part, [57, 108])
+    (tmp_path / part).rename(tmp_path / images_of)
+    assert prepare("prepare_coco", data=str(tmp_path), split=part, out_tsv=str(out)) == 0
+    assert images(out) == {"57": jpeg(57), "108": jpeg(108)}
+    assert not beside(out, "caption").exists()
+
+
+def test_karpathys_splits_are_keyed_by_cocoid_and_the_test_split_is_as_the_git_tool_has_it(
+    tmp_path: Path, out: Path
+) -> None:
+    karpathy(
+        tmp_path,
+        [
+            ("test", 391895, "val2014", ["A man with a red helmet.", "a man  on a motor bike"]),
+            ("restval", 318, "val2014", ["kept for training"]),
+            ("train", 9, "train2014", ["one"]),
+            ("test", 60623, "val2014", ["A young girl"]),
+        ],
+    )
+    assert prepare("prepare_coco", data=str(tmp_path), out_tsv=str(out)) == 0
+    assert list(images(out)) == ["318", "9"]
+    assert prepare("prepare_coco_test", data=str(tmp_path), out_tsv=str(out)) == 0
+    # What that tool's prepare_coco_test writes: cocoid, base64 of the file; cocoid, JSON of the raw sentences.
+    document = json.loads((tmp_path / "dataset_coco.json").read_text())
+    rows = [image for image in document["images"] if image["split"] == "test"]
+    files = [(tmp_path / "val2014" / row["filename"]).read_bytes() for row in rows]
+    assert out.read_text() == "".join(
+        f"{row['cocoid']}\t{base64.b64encode(file).decode()}\n" for row, file in zip(rows, files, strict=True)
+    )
+    assert beside(out, "caption").read_text() == "".join(
+        f"{row['cocoid']}\t{dumps([{'caption': sentence['raw']} for sentence in row['sentences']])}\n" for row in rows
+    )
+
+
+def test_vqav2_has_its_questions_with_all_that_is_known_of_their_answers(tmp_path: Path, out: Path) -> None:
+    asked = [(458752000, 458752, "What is this?"), (262148000, 262148, "Where is he?"), (458752001, 458752, "Who?")]
+    vqav2(tmp_path, "val2014", asked, answered=True)
+    assert prepare("prepare_vqav2", data=str(tmp_path), split="val2014", out_tsv=str(out)) == 0
+    assert images(out) == {"458752": jpeg(458752 % 200), "262148": jpeg(262148 % 200)}
+    found = texts(beside(out, "question"))
+    known = {key: value for key, value in annotation(458752001, 458752).items() if key not in ("image_id",)}
+    assert found["458752"][1] == {"question": "Who?", **known}
+    assert [entry["question_id"] for entry in found["458752"]] == [458752000, 458752001]
+    assert found["262148"][0]["answers"][2] == {"answer": "net", "answer_confidence": "maybe", "answer_id": 3}
+    trained_on = open_data(out)  # as `train.py --data` reads it
+    assert trained_on.kind == "image TSV and question TSV"
+    assert trained_on.texts(0).questions[0].answers == tuple(ANSWERS)
+
+
+def test_vqav2_is_called_as_the_git_tool_calls_it(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    vqav2(tmp_path / "raw", "test2015", [(1000, 1, "What?")], answered=False)
+    assert prepare("prepare_vqav2", data="raw", split="test2015") == 0
+    assert images(Path("data/TaxVQAv2/test.tsv")) == {"1": jpeg(1)}
+    assert texts(Path("data/TaxVQAv2/test.caption.tsv")) == {"1": [{"question": "What?", "question_id": 1000}]}
+    vqav2(tmp_path / "dev", "test-dev2015", [(1000, 1, "What?")], answered=False)
+    assert prepare("prepare_vqav2", data="dev", split="test-dev2015", out_tsv="dev.img.tsv") == 0
+    assert images(Path("dev.img.tsv")) == {"1": jpeg(1)} and Path("dev.question.tsv").is_file()
+
+
+def test_a_question_without_the_answers_that_others_have_leaves_its_image_out(
+    tmp_path: Path, out: Path, capsys: Any
+) -> None:
+    vqav2(tmp_path, "train2014", [(10, 1, "a?"), (20, 2, "b?")], answered=True)
+    path = tmp_path / "v2_mscoco_train2014_annotations.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "annotations": document["annotations"][:1]}))
+    assert prepare("prepare_vqav2", data=str(tmp_path), split="train", out_tsv=str(out)) == 0
+    assert list(images(out)) == ["1"]
+    assert "left out: 1 no usable texts" in capsys.readouterr().out
+
+
+def test_nice_is_read_from_its_csv(tmp_path: Path, out: Path) -> None:
+    write(
+        tmp_path / "nice-val-5k.csv",
+        'public_id,caption_gt,category\n1587140930,"Man, applying ""sun"" screen",medium\n7,second,plain\n',
+    )
+    write(tmp_path / "val" / "1587140930.jpg", jpeg(10))
+    write(tmp_path / "val" / "7.jpg", jpeg(20))
+    assert prepare("prepare_nice", data=str(tmp_path), out_tsv=str(out)) == 0
+    assert images(out) == {"1587140930": jpeg(10), "7": jpeg(20)}
+    assert captions(beside(out, "caption")) == {"1587140930": ['Man, applying "sun" screen'], "7": ["second"]}
+
+
+def test_nices_test_split_has_images_alone(tmp_path: Path, out: Path) -> None:
+    write(tmp_path / "nice-test.csv", "public_id\n5\n")
+    write(tmp_path / "pictures" / "5.jpg", jpeg(30))
+    assert prepare("prepare_nice", data=str(tmp_path), image_dir=str(tmp_path / "pictures"), out_tsv=str(out)) == 0
+    assert images(out) == {"5": jpeg(30)} and not beside(out, "caption").exists()
+
+
+def test_the_real_captions_of_nice_are_prepared_without_their_images(shared_data: Path, out: Path, capsys: Any) -> None:
+    data = shared_data / "nice"
+    assert prepare("prepare_nice", data=str(data), out_tsv=str(out)) == 0
+    assert "no image is there" in capsys.readouterr().err
+    assert not out.exists()
+    truth = json.loads((data / "nice_gt.json").read_text())["annotations"]
+    assert captions(beside(out, "caption")) == {entry["image_id"]: [entry["caption"]] for entry in truth}
+
+
+def test_instagram_keeps_its_emoji(tmp_path: Path, out: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    words = ['"eyes up here" 💋', "Rows 👩‍👩‍👧 #family\nсемья", "\u200f\U0001f1e7\U0001f1f7"]
+    pictures = [{"bytes": jpeg(10 * number), "path": None} for number in range(3)]
+    rows = datasets.Dataset.from_dict({"image": pictures, "caption": words})
+    datasets.DatasetDict({"train": rows.cast_column("image", datasets.Image())}).save_to_disk(tmp_path / "saved")
+    assert prepare("prepare_instagram", data=str(tmp_path / "saved"), out_tsv=str(out)) == 0
+    assert images(out) == {str(number): jpeg(10 * number) for number in range(3)}
+    assert list(captions(beside(out, "caption")).values()) == [[text] for text in words]
+
+
+def test_the_real_captions_of_instagram_come_back_as_they_are(shared_data: Path, out: Path) -> None:
+    data = shared_data / "instagram"
+    assert prepare("prepare_instagram", data=str(data), split="train", out_tsv=str(out)) == 0
+    truth = [entry for entry in json.loads((data / "captions.json").read_text()) if entry["split"] == "train"]
+    assert captions(beside(out, "caption")) == {entry["image_path"]: [entry["caption"]] for entry in truth}
+
+
+def test_a_folder_is_keyed_by_path(tmp_path: Path, out: Path, capsys: Any) -> None:
+    folder = tmp_path / "photos"
+    for name, level in {"b.jpg": 10, "a/x.JPG": 20, "a/y.jpg": 30, "a/y.png": 40, ".hidden.jpg": 50}.items():
+        write(folder / name, jpeg(level))
+    write(folder / "notes.md", "no image")
+    assert prepare("prepare_folder", data=str(folder), out_tsv=str(out)) == 0
+    assert images(out) == {"a/x": jpeg(20), "a/y.jpg": jpeg(30), "a/y.png": jpeg(40), "b": jpeg(10)}
+    assert not beside(out, "caption").exists()
+    write(folder / "b.txt", "a boat\n")
+    assert prepare("prepare_folder", data=str(folder), out_tsv=str(out)) == 0
+    assert captions(beside(out, "caption")) == {"b": ["a boat"]} and list(images(out)) == ["b"]
+    assert "left out: 3 no usable texts" in capsys.readouterr().out
+    assert contents(open_data(out)) == [("b", ("a boat",), 10)]
+
+
+def test_a_json_list_of_text_and_image_is_taken(tmp_path: Path, out: Path) -> None:
+    image = write(tmp_path / "images" / "3808.jpg", jpeg(60))
+    data = write(tmp_path / "train.json", [{"text": "a new post !", "image": str(image)}, {"text": "x", "image": 7}])
+    assert prepare("prepare_json", data=str(data), out_tsv=str(out)) == 0
+    assert images(out) == {str(image): jpeg(60)}
+    assert captions(beside(out, "caption")) == {str(image): ["a new post !"]}
+
+
+def test_flickr8k_is_prepared_by_split(tmp_path: Path, out: Path) -> None:
+    names = ["1000268201_693b08cb0e.jpg", "1001773457_577c3a7d70.jpg"]
+    lines = [f"{name}#{number}\tcaption {number} of {name[:4]} ." for name in names for number in range(5)]
+    write(tmp_path / "Flickr8k.token.txt", "\n".join(lines) + "\n")
+    for split, name in zip(("train", "test"), names, strict=True):
+        write(tmp_path / f"Flickr_8k.{split}Images.txt", name + "\n")
+        write(tmp_path / "Flicker8k_Dataset" / name, jpeg(10 if split == "train" else 20))
+    assert prepare("prepare_flickr8k", data=str(tmp_path), split="test", out_tsv=str(out)) == 0
+    assert images(out) == {names[1]: jpeg(20)}
+    assert captions(beside(out, "caption")) == {names[1]: [f"caption {number} of 1001 ." for number in range(5)]}
+
+
+@pytest.mark.parametrize(
+    ("job", "keys", "message"),
+    [
+        ("prepare_coco", {}, "no data set in it"),
+        ("prepare_coco_test", {}, "no dataset_coco.json"),
+        ("prepare_cc3m", {}, "no data set in it"),
+        ("prepare_vqav2", {"split": "val2014"}, "no questions of VQAv2 in it"),
+        ("prepare_nice", {}, "expected one file of captions"),
+        ("prepare_folder", {}, "no image in it"),
+        ("prepare_folder", {"out_tsv": "mine.jsonl"}, "expected the name of a TSV, as NAME.img.tsv"),
+    ],
+)
+def test_what_is_not_there_is_said(tmp_path: Path, capsys: Any, job: str, keys: dict[str, str], message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    assert prepare(job, **{"data": str(tmp_path / "empty"), "out_tsv": str(tmp_path / "x.img.tsv"), **keys}) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_a_data_set_without_a_usable_row_fails(tmp_path: Path, out: Path, capsys: Any) -> None:
+    write(tmp_path / "photos" / "a.jpg", b"none")
+    assert prepare("prepare_folder", data=str(tmp_path / "photos"), out_tsv=str(out)) == 1
+    assert "none of the 1 rows could be prepared" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_run_ended_anywhere_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for number in range(70):  # two chunks
+        write(folder / f"{number:03}.jpg", jpeg(number) if number != 5 else b"broken")
+        write(folder / f"{number:03}.txt", f"number {number}")
+
+    def run(out: Path) -> None:
+        assert prepare("prepare_folder", data=str(folder), out_tsv=str(out)) == 0
+
+    def written(out: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(out.parent.iterdir())}
+
+    run(tmp_path / "whole" / "mine.img.tsv")
+    whole = written(tmp_path / "whole" / "mine.img.tsv")
+    assert len(whole) == 7
+    for touch in range(1, 200, 5):
+        out = tmp_path / str(touch) / "mine.img.tsv"
+        out.parent.mkdir()
+        status = ended_at(touch, out, run)
+        run(out)
+        assert written(out) == whole, touch
+        if status == 0:
+            break
+    assert touch > 40
+
+
+def test_flickr8k_of_kaggle_is_taken_too(tmp_path: Path, out: Path) -> None:
+    write(tmp_path / "captions.txt", "image,caption\na.jpg,one .\na.jpg,two .\n")
+    write(tmp_path / "Images" / "a.jpg", jpeg(10))
+    assert prepare("prepare_flickr8k", data=str(tmp_path), out_tsv=str(out)) == 0
+    assert images(out) == {"a.jpg": jpeg(10)}
+    assert captions(beside(out, "caption")) == {"a.jpg": ["one .", "two ."]}
