@@ -161,11 +161,12 @@ class Fetcher:
             if fetched.location is None:
                 break
             if not left:
-                return Fetched(fetched.status, "redirects")
+                break
             try:
                 url = parse_url(fetched.location, self._params.allow_private, base=url)
             except Refused as error:
-                return Fetched(fetched.status, error.cause)
+                fetched.cause = error.cause
+                break
             self.release(fetched)
         return fetched
 

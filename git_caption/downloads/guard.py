@@ -19,6 +19,7 @@ LOOKUPS = 64  # names looked up at the same time
 LOCAL_NAMES = ("localhost", "local", "localdomain", "internal", "intranet", "lan", "home", "corp")
 # Numbers that the C library takes for an IPv4 address, as 127.1, 0x7f000001 or 2130706433.
 NUMERIC = re.compile(r"(?:[^.]*\.)*(?:0x[0-9a-f]*|\d+)\.?", re.IGNORECASE)
+NAME = re.compile(r"[a-z0-9_.-]+", re.IGNORECASE)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # Beside what `ipaddress` calls private, which differs between versions of Python.
@@ -79,7 +80,7 @@ def parse_url(text: str, allow_private: bool, base: URL | None = None) -> URL:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        if NUMERIC.fullmatch(host):
+        if NUMERIC.fullmatch(host) or not NAME.fullmatch(host):
             raise Refused("unparseable") from None
         if not allow_private and labels[-1] in LOCAL_NAMES:
             raise Refused("private_address") from None

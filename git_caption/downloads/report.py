@@ -67,11 +67,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}"
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 def table(name: str, causes: Counter[str], size: int, *, cc3m: bool) -> str:
     """Rows by cause; of CC3M beside what others got."""
     total = causes.total()
     seen, source = SEEN.get(name, ("", "")) if cc3m else ("", "")
-    lines = [f"{name}: {total} addresses, {causes[OK]} images, {size / 1e9:.2f} GB"]
+    lines = [f"{name}: {total} addresses, {causes[OK]} images, {_size(size)}"]
     if seen:
         lines.append(f"  {'cause':<16}{'rows':>10}{'share':>10}  others")
     for cause, count in sorted(causes.items(), key=lambda item: (item[0] != OK, -item[1], item[0])):

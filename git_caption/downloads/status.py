@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,13 @@ class StatusRow:
         return int(self.key)
 
 
+FIELDS = tuple(field.name for field in fields(StatusRow))
+
+
 def encode(row: StatusRow) -> bytes:
     """A row as its line."""
-    entry = {**asdict(row), "seconds": round(row.seconds, ROUND)}
+    entry = {field: getattr(row, field) for field in FIELDS}
+    entry["seconds"] = round(row.seconds, ROUND)
     for name in ("hash", "near_duplicate_of"):
         if entry[name] is None:
             del entry[name]

@@ -10,9 +10,11 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from socketserver import TCPServer
 
 from tests.pictures import jpeg
 
+BOMB = gzip.compress(bytes(50_000_000), 1)
 HTML = b"<!DOCTYPE html><html><body>gone</body></html>"
 
 
@@ -29,6 +31,11 @@ class Server(ThreadingHTTPServer):
         self.headers_of: dict[str, dict[str, str]] = {}
         self.running = self.most_running = 0
         self.lock = threading.Lock()
+
+    def server_bind(self) -> None:
+        """Without the look-up of the own name that takes seconds where there is no network."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
     @property
     def root(self) -> str:
@@ -95,8 +102,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, jpeg(100))
 
     def give_to(self, rest: list[str], _: int) -> None:
-        """to/URL: redirects there."""
-        self.send(302, b"", Location="/".join(rest))
+        """to?URL: redirects there."""
+        self.send(302, b"", Location=self.path.partition("?")[2])
 
     def give_loop(self, rest: list[str], _: int) -> None:
         self.send(302, b"", Location=f"/loop/{int(rest[0]) + 1}")
@@ -144,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, gzip.compress(jpeg(100)), Content_Encoding="gzip")
 
     def give_bomb(self, rest: list[str], _: int) -> None:
-        self.send(200, gzip.compress(b"x" * 50_000_000), Content_Encoding="gzip")
+        self.send(200, BOMB, Content_Encoding="gzip")
 
     def give_reset(self, rest: list[str], _: int) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
