@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from git_caption.downloads.examine import STOPPING, Examined, Examiners
 from git_caption.downloads.fetch import Fetched, Fetcher
+from git_caption.downloads.hosts import Turns
 from git_caption.downloads.list import ListRow
 from git_caption.downloads.report import Progress
 from git_caption.downloads.status import OK, StatusLog, StatusRow
@@ -47,11 +49,12 @@ class _Ended:
         known = (self.row.key, self.row.url, fetched.status)
         if examined is None or examined.cause != OK:
             return StatusRow(*known, fetched.cause if examined is None else examined.cause, seconds=fetched.seconds)
+        image = self.image or b""
         return StatusRow(
             *known,
             OK,
-            len(self.image or b""),
-            examined.sha256,
+            len(image),
+            examined.sha256 or hashlib.sha256(image).hexdigest(),
             examined.width,
             examined.height,
             fetched.seconds,
@@ -111,7 +114,7 @@ class _Line:
         self._fetcher = fetcher
         self._examiners = Examiners(into.params.pictures)
         self._disk = ThreadPoolExecutor(1, "disk")
-        self._begun = asyncio.Semaphore(AHEAD * into.params.network.in_flight)
+        self._begun = Turns(AHEAD * into.params.network.in_flight)
         self._ended: list[_Ended] = []
         self._news = asyncio.Event()
 
@@ -133,7 +136,7 @@ class _Line:
         for number, row in enumerate(rows):
             if number % ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            await self._begun.acquire()
+            await self._begun.enter()
             fetching.create_task(self._row(row))
 
     async def _row(self, row: ListRow) -> None:
@@ -151,7 +154,7 @@ class _Line:
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._disk, self._write, batch))
             for ended in batch:
                 self._fetcher.release(ended.fetched)
-                self._begun.release()
+                self._begun.leave()
 
     def _write(self, batch: list[_Ended]) -> None:
         """Images first: a status row says that the image is there."""

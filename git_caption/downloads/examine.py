@@ -32,7 +32,7 @@ class Examined:
     Attributes:
         cause: `ok`, `not_an_image` or `damaged`.
         image: the bytes to write; None for the body as it is.
-        sha256: of the bytes to write.
+        sha256: of the bytes to write; None where that is left to whoever writes them.
         width, height: of the picture, upright; None where it was not decoded.
         hash: perceptual hash in hexadecimal, where asked for.
     """
@@ -47,8 +47,6 @@ class Examined:
 
 def examine(body: bytes, params: PictureParams) -> Examined:
     """Decode, and resize as `params` say; EXIF orientation is applied where the image is written anew."""
-    if not params.decode:
-        return Examined(OK, sha256=hashlib.sha256(body).hexdigest())
     try:
         picture = decode(body)
     except DataError as error:
@@ -85,7 +83,7 @@ def perceptual_hash(picture: Image.Image) -> str:
 class Examiners:
     """Worker processes that examine; they end with this one, however it ends.
 
-    Without decoding there is nothing to share out, and the bytes are hashed here.
+    Without decoding there is nothing to examine.
     """
 
     def __init__(self, params: PictureParams) -> None:
@@ -107,7 +105,7 @@ class Examiners:
             JobFailed: a worker died.
         """
         if self._pool is None:
-            return examine(body, self._params)
+            return Examined(OK)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, examine, body, self._params)
         except BrokenProcessPool as error:

@@ -21,7 +21,7 @@ import aiohttp
 from yarl import URL
 
 from git_caption.downloads.guard import GuardedResolver, Refused, parse_url
-from git_caption.downloads.hosts import Hosts
+from git_caption.downloads.hosts import Hosts, Turns
 from git_caption.downloads.robots import forbidden
 from git_caption.downloads.status import OK
 from git_caption.errors import JobFailed, UsageError
@@ -70,7 +70,7 @@ class Fetcher:
     def __init__(self, params: NetworkParams, max_bytes: int) -> None:
         self._params = params
         self._max_bytes = max_bytes
-        self._slots = asyncio.Semaphore(params.in_flight)
+        self._slots = Turns(params.in_flight)
         self._hosts = Hosts(params.per_host)
         self._proxies = {scheme: proxy for scheme, proxy in getproxies().items() if scheme in ("http", "https", "all")}
         for scheme, proxy in self._proxies.items():
@@ -136,7 +136,7 @@ class Fetcher:
     def release(self, fetched: Fetched) -> None:
         """It is no longer in flight."""
         if fetched.holds_slot:
-            self._slots.release()
+            self._slots.leave()
 
     def _wait(self, fetched: Fetched, tries: int) -> float | None:
         """Seconds until the next try; None where there is none."""
@@ -152,11 +152,11 @@ class Fetcher:
         """What an address gives, through redirects; it holds a slot."""
         for left in range(self._params.max_redirects, -1, -1):
             async with self._hosts.turn(url.host or ""):
-                await self._slots.acquire()
+                await self._slots.enter()
                 try:
                     fetched = await self._ask(url)
                 except BaseException:
-                    self._slots.release()
+                    self._slots.leave()
                     raise
             if fetched.location is None:
                 break

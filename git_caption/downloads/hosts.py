@@ -1,4 +1,4 @@
-"""How many requests one host gets at a time, and since when it may be asked again."""
+"""How many requests run at a time, over all and at one host, and since when a host may be asked again."""
 
 from __future__ import annotations
 
@@ -6,19 +6,48 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 
-@dataclass
+class Turns:
+    """So many at a time, in the order in which they came; quick also with thousands waiting."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        """Wait for a turn."""
+        if self._free:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn  # whoever leaves hands on its own
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Give the turn back."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
 class _Host:
-    running: int = 0
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
-    not_before: float = 0.0  # by the loop's clock
-    inside: int = 0  # tasks that hold or wait for a turn: at 0 the host is forgotten
+    def __init__(self, per_host: int) -> None:
+        self.turns = Turns(per_host)
+        self.not_before = 0.0  # by the loop's clock
+        self.inside = 0  # tasks that hold or wait for a turn: at 0 the host is forgotten
 
 
 class Hosts:
-    """Turns at hosts, in the order in which they were asked for; a host without tasks takes no memory."""
+    """Turns at hosts; a host without tasks takes no memory."""
 
     def __init__(self, per_host: int) -> None:
         self._per_host = per_host
@@ -30,47 +59,28 @@ class Hosts:
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
         """Inside, this task is one of the `per_host` that ask the host."""
-        host = self._hosts.setdefault(name, _Host())
+        loop = asyncio.get_running_loop()
+        host = self._host(name)
         host.inside += 1
         try:
-            await self._enter(host)
+            await host.turns.enter()
             try:
+                while (wait := host.not_before - loop.time()) > 0:
+                    await asyncio.sleep(wait)
                 yield
             finally:
-                self._leave(host)
+                host.turns.leave()
         finally:
             host.inside -= 1
-            if not host.inside and host.not_before <= asyncio.get_running_loop().time():
+            if not host.inside and host.not_before <= loop.time():
                 self._hosts.pop(name, None)
 
     def hold_back(self, name: str, seconds: float) -> None:
         """Ask the host nothing for so long: it said so."""
-        host = self._hosts.setdefault(name, _Host())
+        host = self._host(name)
         host.not_before = max(host.not_before, asyncio.get_running_loop().time() + seconds)
 
-    async def _enter(self, host: _Host) -> None:
-        if host.running >= self._per_host:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            host.waiting.append(turn)
-            try:
-                await turn  # whoever left gave its place to us
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._leave(host)
-                raise
-        else:
-            host.running += 1
-        try:
-            while (wait := host.not_before - asyncio.get_running_loop().time()) > 0:
-                await asyncio.sleep(wait)
-        except asyncio.CancelledError:
-            self._leave(host)
-            raise
-
-    def _leave(self, host: _Host) -> None:
-        while host.waiting:
-            turn = host.waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        host.running -= 1
+    def _host(self, name: str) -> _Host:
+        if name not in self._hosts:
+            self._hosts[name] = _Host(self._per_host)
+        return self._hosts[name]
