@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -161,6 +164,35 @@ def test_the_address_checked_is_the_address_called(server: Server, monkeypatch: 
     assert server.headers_of["ok/1"]["Host"] == f"images.example.org:{port}"
     (found,) = fetched([f"http://images.example.org:{port}/ok/2"], allow_private=False, connect_timeout=1.0)
     assert (found.cause, server.asked["ok/2"]) == ("private_address", 0)
+
+
+@pytest.fixture
+def secure(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server by TLS, with a certificate for images.example.org that this process trusts, which is its name."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    both = tmp_path / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-subj", "/CN=images.example.org", "-addext", "subjectAltName=DNS:images.example.org", "-days", "2"]
+    subprocess.run(
+        [*command, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], check=True, capture_output=True
+    )
+    both.write_bytes((tmp_path / "key.pem").read_bytes() + (tmp_path / "cert.pem").read_bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    port = server.server_address[1]
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+    monkeypatch.setattr(guard.socket, "getaddrinfo", lambda *_: answer)
+    return server
+
+
+def test_a_certificate_is_held_against_the_name_though_an_address_is_called(secure: Server) -> None:
+    port = secure.server_address[1]
+    urls = [f"https://{name}.example.org:{port}/ok/1" for name in ("images", "others")]
+    assert [one.cause for one in fetched(urls)] == ["ok", "tls"]
+    assert secure.headers_of["ok/1"]["Host"] == f"images.example.org:{port}"
 
 
 def test_a_proxy_of_the_environment_is_asked_instead(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
