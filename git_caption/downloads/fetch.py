@@ -25,7 +25,7 @@ from git_caption.downloads.hosts import Hosts, Turns
 from git_caption.downloads.robots import forbidden
 from git_caption.downloads.status import OK
 from git_caption.errors import JobFailed, UsageError
-from git_caption.params.download import NetworkParams
+from git_caption.params.download import EVERYWHERE, NetworkParams
 
 REDIRECTS = (301, 302, 303, 307, 308)
 AGAIN = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be others a moment later
@@ -69,6 +69,7 @@ class Fetcher:
 
     def __init__(self, params: NetworkParams, max_bytes: int) -> None:
         self._params = params
+        self._private = params.private_networks
         self._max_bytes = max_bytes
         self._slots = Turns(params.in_flight)
         self._hosts = Hosts(params.per_host)
@@ -80,8 +81,8 @@ class Fetcher:
     async def __aenter__(self) -> Self:
         # With a proxy it is the proxy that looks names up; ours looks up the proxy's own name, wherever that stands.
         tls = _tls()
-        self._direct = self._session(GuardedResolver(self._params.allow_private), tls)
-        self._proxied = self._session(GuardedResolver(allow_private=True), tls) if self._proxies else self._direct
+        self._direct = self._session(GuardedResolver(self._private), tls)
+        self._proxied = self._session(GuardedResolver(EVERYWHERE), tls) if self._proxies else self._direct
         return self
 
     async def __aexit__(
@@ -118,7 +119,7 @@ class Fetcher:
         if not text:
             return Fetched(None, "bad_row", holds_slot=False)
         try:
-            url = parse_url(text, self._params.allow_private)
+            url = parse_url(text, self._private)
         except Refused as error:
             return Fetched(None, error.cause, holds_slot=False)
         tries = 0
@@ -163,7 +164,7 @@ class Fetcher:
             if not left:
                 break
             try:
-                url = parse_url(fetched.location, self._params.allow_private, base=url)
+                url = parse_url(fetched.location, self._private, base=url)
             except Refused as error:
                 fetched.cause = error.cause
                 break

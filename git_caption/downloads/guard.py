@@ -10,10 +10,13 @@ import asyncio
 import ipaddress
 import re
 import socket
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
+
+from git_caption.params.download import Network
 
 LOOKUPS = 64  # names looked up at the same time
 LOCAL_NAMES = ("localhost", "local", "localdomain", "internal", "intranet", "lan", "home", "corp")
@@ -52,12 +55,12 @@ class Refused(OSError):
         self.cause = cause
 
 
-def parse_url(text: str, allow_private: bool, base: URL | None = None) -> URL:
+def parse_url(text: str, private: Sequence[Network], base: URL | None = None) -> URL:
     """The address, if it may be asked as far as can be told without looking up its name.
 
     Args:
         text: as it stands in a list or, where there is a `base`, in a redirect from there.
-        allow_private: see `NetworkParams`.
+        private: networks whose addresses may be asked although they are not public.
         base: the address that redirected.
 
     Raises:
@@ -82,12 +85,17 @@ def parse_url(text: str, allow_private: bool, base: URL | None = None) -> URL:
     except ValueError:
         if NUMERIC.fullmatch(host) or not NAME.fullmatch(host):
             raise Refused("unparseable") from None
-        if not allow_private and labels[-1] in LOCAL_NAMES:
+        if not private and labels[-1] in LOCAL_NAMES:
             raise Refused("private_address") from None
         return url
-    if not allow_private and not is_public(address):
+    if not may_be_asked(address, private):
         raise Refused("private_address")
     return url
+
+
+def may_be_asked(address: Address, private: Sequence[Network]) -> bool:
+    """Whether the address is public, or in one of the networks."""
+    return is_public(address) or any(address in network for network in private if network.version == address.version)
 
 
 def is_public(address: Address) -> bool:
@@ -120,8 +128,8 @@ def _embedded(address: Address) -> list[ipaddress.IPv4Address]:
 class GuardedResolver(AbstractResolver):
     """Looks up names in threads of its own; one that has a private address is refused whole."""
 
-    def __init__(self, allow_private: bool) -> None:
-        self._allow_private = allow_private
+    def __init__(self, private: Sequence[Network]) -> None:
+        self._private = private
         self._threads = ThreadPoolExecutor(LOOKUPS, "names")
 
     async def resolve(
@@ -139,7 +147,7 @@ class GuardedResolver(AbstractResolver):
         # Without AI_ADDRCONFIG, which some containers answer with nothing; of an unreachable kind the next is tried.
         answers = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
         found = [(int(kind), str(place[0])) for kind, _, _, _, place in answers]
-        if not self._allow_private and not all(is_public(ipaddress.ip_address(address)) for _, address in found):
+        if not all(may_be_asked(ipaddress.ip_address(address), self._private) for _, address in found):
             raise Refused("private_address")
         return found
 

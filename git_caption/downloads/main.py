@@ -82,7 +82,7 @@ def _parser() -> command_line.Parser:
 
 
 def _add(group: Any, row: KeyRow) -> None:
-    switch: dict[str, Any] = {"nargs": "?", "const": "True"} if row.type == "True or False" else {}
+    switch: dict[str, Any] = {"nargs": "?", "const": "True"} if row.type.startswith("True or False") else {}
     text = f"{row.help} [{row.type}; default {row.default}]".replace("%", "%%")
     flags = [f"--{name}" for name in (row.name, *row.aliases)]
     group.add_argument(*flags, dest=row.name, metavar="VALUE", help=text, **switch)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from git_caption.params.schema import group, key
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+EVERYWHERE: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 SHARD = re.compile(r"(\d+)/(\d+)")
 HTTP_CAUSE = re.compile(r"http_[1-5]\d\d")
@@ -153,14 +157,28 @@ class NetworkParams:
     honour_robots_tag: bool = key(
         True, help="leave out images whose X-Robots-Tag says noai, noimageai, noindex, noimageindex or none"
     )
-    allow_private: bool = key(
-        False, help="also fetch from private, loopback and link-local addresses, as tests and mirrors need"
+    allow_private: bool | tuple[str, ...] = key(
+        False,
+        help="also fetch from private, loopback and link-local addresses, as tests and mirrors need; or from those of the "
+        "networks named, with commas, as 127.0.0.1,10.2.0.0/16",
     )
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Texts that cannot stand in a request, as (keys concerned, message)."""
         if not self.user_agent.isprintable() or not self.user_agent.isascii() or not self.user_agent.strip():
             yield ("user_agent",), f"'user_agent': expected printable ASCII in one line, found {self.user_agent!r}"
+        try:
+            self.private_networks  # noqa: B018 - the reading of it is what is checked
+        except ValueError as error:
+            yield ("allow_private",), f"'allow_private': expected True, False or networks: {error}"
+
+    @property
+    def private_networks(self) -> tuple[Network, ...]:
+        """Where addresses may be asked that are not public. Raises ValueError if what is named is no network."""
+        if isinstance(self.allow_private, bool):
+            return EVERYWHERE if self.allow_private else ()
+        names = (name.strip() for text in self.allow_private for name in text.split(","))
+        return tuple(ipaddress.ip_network(name, strict=False) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from socketserver import TCPServer
+from urllib.parse import unquote
 
 from tests.pictures import jpeg
 
@@ -103,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def give_to(self, rest: list[str], _: int) -> None:
         """to?URL: redirects there."""
-        self.send(302, b"", Location=self.path.partition("?")[2])
+        self.send(302, b"", Location=unquote(self.path.partition("?")[2]))
 
     def give_loop(self, rest: list[str], _: int) -> None:
         self.send(302, b"", Location=f"/loop/{int(rest[0]) + 1}")

@@ -141,29 +141,31 @@ def test_a_robots_tag_for_us_counts_and_can_be_overruled(server: Server) -> None
     assert [one.cause for one in fetched([url], user_agent="mybot/1", honour_robots_tag=False)] == ["ok"]
 
 
-def test_a_redirect_to_a_private_address_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    public = guard.is_public
-    monkeypatch.setattr(guard, "is_public", lambda address: str(address) == "127.0.0.1" or public(address))
-    found = fetched([server.url("ok/1"), server.url("to?http://10.0.0.1/a.jpg")], allow_private=False)
-    assert [(one.status, one.cause) for one in found] == [(200, "ok"), (302, "private_address")]
+@pytest.mark.parametrize(
+    "target", ["http://10.0.0.1/a", "http://169.254.169.254/latest", "http://[::1]/a", "http://localhost.internal/a"]
+)
+def test_a_redirect_to_a_private_address_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("192.168.0.1", 80))]
+    monkeypatch.setattr(guard.socket, "getaddrinfo", lambda *_: answer)
+    found = fetched([server.url("ok/1"), server.url(f"to?{target}")], allow_private=("127.0.0.1",))
+    assert [one.cause for one in found] == ["ok", "private_address"]
 
 
 def test_the_address_checked_is_the_address_called(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is public when it is looked at and private from then on."""
+    """A name that may be asked when it is looked at, and is private from then on."""
     answers = iter(["127.0.0.1"])
-    public = guard.is_public
 
     def look_up(host: str, port: int, *_: object) -> list[tuple[object, ...]]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (next(answers, "10.0.0.1"), port))]
 
-    monkeypatch.setattr(guard, "is_public", lambda address: str(address) == "127.0.0.1" or public(address))
     monkeypatch.setattr(guard.socket, "getaddrinfo", look_up)
-    port = server.server_address[1]
-    (found,) = fetched([f"http://images.example.org:{port}/ok/1"], allow_private=False)
-    assert found.cause == "ok"
-    assert server.headers_of["ok/1"]["Host"] == f"images.example.org:{port}"
-    (found,) = fetched([f"http://images.example.org:{port}/ok/2"], allow_private=False, connect_timeout=1.0)
-    assert (found.cause, server.asked["ok/2"]) == ("private_address", 0)
+    urls = [f"http://images.example.org:{server.server_address[1]}/ok/{number}" for number in (1, 2)]
+    assert [one.cause for one in fetched(urls[:1], allow_private=("127.0.0.0/8",))] == ["ok"]
+    assert server.headers_of["ok/1"]["Host"] == urls[0].split("/")[2]
+    assert [one.cause for one in fetched(urls[1:], allow_private=("127.0.0.0/8",))] == ["private_address"]
+    assert server.asked["ok/2"] == 0
 
 
 @pytest.fixture

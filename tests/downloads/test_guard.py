@@ -59,7 +59,7 @@ def test_public_addresses(address: str) -> None:
 )
 def test_addresses_that_are_refused_unasked(text: str, cause: str) -> None:
     with pytest.raises(Refused) as refused:
-        parse_url(text, allow_private=False)
+        parse_url(text, ())
     assert refused.value.cause == cause
 
 
@@ -68,10 +68,19 @@ def test_addresses_that_are_refused_unasked(text: str, cause: str) -> None:
     ["http://example.org/a b.jpg", "https://bücher.example/ä.jpg?x=1&y=%20", "http://8.8.8.8:8080/a", "HTTP://A.org"],
 )
 def test_addresses_as_lists_have_them(text: str) -> None:
-    assert parse_url(text, allow_private=False).scheme in ("http", "https")
+    assert parse_url(text, ()).scheme in ("http", "https")
 
 
 def test_a_redirect_may_be_relative() -> None:
     base = URL("https://example.org/a/b.jpg")
-    assert str(parse_url("../c.jpg", False, base)) == "https://example.org/c.jpg"
-    assert str(parse_url("//example.com/c.jpg", False, base)) == "https://example.com/c.jpg"
+    assert str(parse_url("../c.jpg", (), base)) == "https://example.org/c.jpg"
+    assert str(parse_url("//example.com/c.jpg", (), base)) == "https://example.com/c.jpg"
+
+
+def test_networks_that_are_allowed_leave_the_others_refused() -> None:
+    allowed = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("::1/128")]
+    assert parse_url("http://10.1.2.3/", allowed).host == "10.1.2.3"
+    assert parse_url("http://[::1]/", allowed).host == "::1"
+    for text in ("http://10.2.0.1/", "http://127.0.0.1/", "http://[::2]/", "http://[::ffff:10.1.2.3]/"):
+        with pytest.raises(Refused):
+            parse_url(text, allowed)

@@ -38,6 +38,7 @@ def test_help_tells_every_key_its_default_and_examples_that_are_taken(
         (["--list", "a.txt", "--retry", "timeouts"], "found 'timeouts'"),
         (["--list", "a.txt", "--decode", "False", "--resize", "9"], "'resize': needs the image decoded"),
         (["--list", "a.txt", "--user_agent", "a\nb"], "'user_agent': expected printable ASCII"),
+        (["--list", "a.txt", "--allow_private", "10.0.0.0/99"], "'allow_private': expected True, False or networks"),
         (["--list", "a.txt", "--formt", "tsv"], "did you mean --format?"),
     ],
 )
