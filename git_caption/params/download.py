@@ -159,7 +159,7 @@ class NetworkParams:
     )
     allow_private: bool | tuple[str, ...] = key(
         False,
-        help="also fetch from private, loopback and link-local addresses, as tests and mirrors need; or from those of the "
+        help="also fetch from private, loopback and link-local addresses, as tests and mirrors need; or from "
         "networks named, with commas, as 127.0.0.1,10.2.0.0/16",
     )
 
