@@ -1,9 +1,10 @@
 """Images fetched a second: ours, img2dataset, and the loop of sixteen threads that the GIT tool had.
 
-One server on the loopback gives the same JPEG of some 30 kB after 20 or 200 ms; it runs on one core, the same for all
-three, and they on two. Nothing is decoded or resized on any side; all write files, and ours and img2dataset hash them.
-The rate is that between the server's first and last request, so that nobody's start counts. img2dataset and requests
-are installed into an environment of their own, once. Run from the repository: `python3 -m benchmarks.download`.
+One server on the loopback gives the same JPEG of some 30 kB after 20 or 200 ms. It runs on one core, the same for all
+three, and they on two: img2dataset and ours as two processes. Nothing is decoded or resized on any side; all write
+files, and ours and img2dataset hash them. The rate is that between the server's first and last request, so that
+nobody's start counts. img2dataset and requests are installed into an environment of their own, once. Run from the
+repository: `python3 -m benchmarks.download`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = Path(tempfile.gettempdir()) / "git_caption-img2dataset"
 PEERS = ("img2dataset", "requests")
 IN_FLIGHT = 512
+PROCESSES = 2  # as img2dataset's, each with half of the requests in flight
 AIMS = {"img2dataset": 1.3, "loop": 5.0}
 MEMORY_EACH = 100  # of so many rows one is fetched, the others are refused without being asked
 
@@ -144,15 +146,22 @@ def environment(path: Path) -> Path:
     return python
 
 
-def command(way: str, python: Path, urls: Path, out: Path, rows: int) -> list[str]:
+def ours(urls: Path, out: Path, processes: int) -> list[list[str]]:
+    """Our processes, each with its part of the list."""
+    in_flight = str(IN_FLIGHT // processes)
+    flags = ["--decode", "False", "--allow_private", "--in_flight", in_flight, "--per_host", in_flight]
+    command = [sys.executable, str(ROOT / "download.py"), "--list", str(urls), "--output_dir", str(out), *flags]
+    return [[*command, "--shard", f"{index}/{processes}"] for index in range(processes)]
+
+
+def commands(way: str, python: Path, urls: Path, out: Path, rows: int) -> list[list[str]]:
     """How one of the three is told to fetch the list."""
     if way == "ours":
-        flags = ["--decode", "False", "--allow_private", "--in_flight", str(IN_FLIGHT), "--per_host", str(IN_FLIGHT)]
-        return [sys.executable, str(ROOT / "download.py"), "--list", str(urls), "--output_dir", str(out), *flags]
+        return ours(urls, out, PROCESSES)
     code, threads = (IMG2DATASET, IN_FLIGHT) if way == "img2dataset" else (LOOP, 16)
     script = out.parent / f"fetch_by_{way}.py"
     script.write_text(code)
-    return [str(python), str(script), str(urls), str(out), str(rows), str(threads)]
+    return [[str(python), str(script), str(urls), str(out), str(rows), str(threads)]]
 
 
 def rate(way: str, python: Path, address: str, rows: int) -> float:
@@ -161,15 +170,17 @@ def rate(way: str, python: Path, address: str, rows: int) -> float:
         urls, out = Path(folder) / "urls.txt", Path(folder) / "out"
         urls.write_text("".join(f"{address}/{number}.jpg\n" for number in range(rows)))
         out.mkdir()
-        told = subprocess.run(
-            command(way, python, urls, out, rows),
-            capture_output=True,
-            text=True,
-            preexec_fn=lambda: pin(set(cores()[:2])),
-        )
-        written = sum(1 for _ in out.rglob("*.jpg"))
-        if written != rows:
-            raise RuntimeError(f"{way} wrote {written} of {rows} images: {told.stderr[-2000:]}")
+        with open(Path(folder) / "said", "w+") as said:
+            running = [
+                subprocess.Popen(command, stdout=said, stderr=said, preexec_fn=lambda: pin(set(cores()[:2])))
+                for command in commands(way, python, urls, out, rows)
+            ]
+            for process in running:
+                process.wait()
+            written = sum(1 for _ in out.rglob("*.jpg"))
+            if written != rows:
+                said.seek(0)
+                raise RuntimeError(f"{way} wrote {written} of {rows} images: {said.read()[-2000:]}")
     with urllib.request.urlopen(f"{address}/times") as answer:
         count, seconds = json.load(answer)
     return float(count / seconds)
@@ -200,7 +211,7 @@ def megabytes(rows: int, address: str) -> float:
         with open(urls, "w") as file:
             for number in range(rows):
                 file.write(f"{'ftp://refused' if number % MEMORY_EACH else address}/{number}.jpg\n")
-        run = subprocess.Popen(command("ours", Path(), urls, Path(folder) / "out", rows), stdout=subprocess.DEVNULL)
+        run = subprocess.Popen(ours(urls, Path(folder) / "out", 1)[0], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(run.pid, 0)
         if status:
             raise RuntimeError(f"the run over {rows} rows ended with {status}")
