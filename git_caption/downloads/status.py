@@ -137,15 +137,23 @@ def _end_of_last_line(descriptor: int) -> int:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder for this run, unless another one does: gives whether it is held. The lock dies with the process."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    """Hold a folder for this run: gives whether it is held, and not by another one, nor gone.
+
+    The lock dies with the process.
+    """
+    path = folder / "lock"
     try:
-        yield _lock(descriptor)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        yield _lock(descriptor, path)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -153,4 +161,5 @@ def _lock(descriptor: int) -> bool:
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
-    return True
+    # Who held it before may have ended the run, and removed the folder.
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())

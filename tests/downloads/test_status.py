@@ -53,6 +53,8 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         assert (first, second) == (True, False)
     with locked(tmp_path) as third:
         assert third
+    with locked(tmp_path / "gone") as fourth:
+        assert not fourth
 
 
 def test_images_that_differ_in_few_bits_are_marked_with_the_first_of_them() -> None:
