@@ -89,6 +89,7 @@ async def _collect(rows: Iterator[ListRow], into: Collection) -> None:
         if task is not None:
             task.cancel()
 
+    earlier = {number: signal.getsignal(number) for number in STOPPING}
     for number in STOPPING:
         loop.add_signal_handler(number, stop, number)
     try:
@@ -99,8 +100,9 @@ async def _collect(rows: Iterator[ListRow], into: Collection) -> None:
             raise
         raise Stopped(f"stopped by {stopped[0]} with what had come saved: the same command goes on") from None
     finally:
-        for number in STOPPING:
+        for number, handler in earlier.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 class _Line:
