@@ -2,9 +2,9 @@
 
 One server on the loopback gives the same JPEG of some 30 kB after 20 or 200 ms. It runs on one core, the same for all
 three, and they on two: img2dataset and ours as two processes. Nothing is decoded or resized on any side; all write
-files, and ours and img2dataset hash them. The rate is that between the server's first and last request, so that
-nobody's start counts. img2dataset and requests are installed into an environment of their own, once. Run from the
-repository: `python3 -m benchmarks.download`.
+files, and ours and img2dataset hash them. The rate is that of the server's requests from the first tenth to the last,
+so that nobody's start and end count. img2dataset and requests are installed into an environment of their own, once.
+Run from the repository: `python3 -m benchmarks.download`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from statistics import median
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -35,6 +36,7 @@ PEERS = ("img2dataset", "requests")
 IN_FLIGHT = 512
 PROCESSES = 2  # as img2dataset's, each with half of the requests in flight
 AIMS = {"img2dataset": 1.3, "loop": 5.0}
+COUNTED = (0.1, 0.9)  # of the requests of a run: from where to where their rate counts
 MEMORY_EACH = 100  # of so many rows one is fetched, the others are refused without being asked
 
 IMG2DATASET = """
@@ -77,8 +79,7 @@ class _Connection(asyncio.Protocol):
 
     delay = 0.0
     answer = b""
-    times = (0.0, 0.0)
-    count = 0
+    times: ClassVar[list[float]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self._pending = transport, b""
@@ -92,12 +93,11 @@ class _Connection(asyncio.Protocol):
     def _give(self, times: bool) -> None:
         now, cls = time.monotonic(), _Connection
         if times:
-            body = json.dumps([cls.count, cls.times[1] - cls.times[0]]).encode()
+            body = json.dumps(sorted(cls.times)).encode()
             self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-            cls.count = 0
+            cls.times.clear()
             return
-        cls.times = (cls.times[0] if cls.count else now, now)
-        cls.count += 1
+        cls.times.append(now)
         self._transport.write(cls.answer)
 
 
@@ -182,8 +182,9 @@ def rate(way: str, python: Path, address: str, rows: int) -> float:
                 said.seek(0)
                 raise RuntimeError(f"{way} wrote {written} of {rows} images: {said.read()[-2000:]}")
     with urllib.request.urlopen(f"{address}/times") as answer:
-        count, seconds = json.load(answer)
-    return float(count / seconds)
+        times = json.load(answer)
+    first, last = (int(share * (len(times) - 1)) for share in COUNTED)
+    return float((last - first) / (times[last] - times[first]))
 
 
 def rates(ways: Sequence[str], python: Path, delays: Sequence[int], rows: int, repeats: int) -> Iterator[str]:

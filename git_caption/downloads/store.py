@@ -45,7 +45,13 @@ class FileStore:
             (self._folder / name).unlink(missing_ok=True)
             return
         partial = self._partial / name
-        partial.write_bytes(image)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            rest = memoryview(image)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        finally:
+            os.close(descriptor)
         os.replace(partial, self._folder / name)
 
 
