@@ -29,6 +29,9 @@ LAUNCHERS = (
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # torchrun's store outlives the processes of an attempt
 
+ARRAY = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
+ARRAY_STEP = "SLURM_ARRAY_TASK_STEP"
+
 MEET_SECONDS = 600.0  # between the start of the first process and of the last
 BEAT_SECONDS = 1.0
 DEAD_SECONDS = 45.0  # without a beat
@@ -44,6 +47,28 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes of the run; 1 where no launcher says otherwise."""
     return _rank_and_size()[1]
+
+
+def part() -> tuple[int, int]:
+    """Which part of work that needs no word between processes is this one's, and of how many.
+
+    The tasks of a Slurm array share it, and in each of them the processes that a launcher started.
+
+    Raises:
+        UsageError: the numbers of the array's tasks do not tell the parts.
+    """
+    number, size = _rank_and_size()
+    texts = [os.environ.get(name) for name in ARRAY]
+    if None in texts:
+        return number, size
+    task, first, count = (int(str(text)) for text in texts)
+    task = (task - first) // int(os.environ.get(ARRAY_STEP, "1"))
+    if not 0 <= task < count:
+        raise UsageError(
+            f"the environment has {ARRAY[0]}={texts[0]} of {count} tasks, whose numbers are not evenly spaced: "
+            "name the part as 'shard'"
+        )
+    return task * size + number, count * size
 
 
 def require_one(program: str) -> None:

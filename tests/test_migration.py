@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from git_caption.downloads.main import parse_command as parse_download
 from git_caption.errors import UsageError
 from git_caption.jobs.table import JOBS
 from git_caption.params.literal import parse_literal
@@ -27,6 +28,7 @@ NOT_HERE = re.compile(r"no such|missing key 'data'|checkpoint directory|'res_fil
 def test_lines_are_found():
     assert sum("train.py" in line for line in TAKEN) > 5
     assert sum("inference.py" in line for line in TAKEN) > 5
+    assert sum("download.py" in line for line in TAKEN) > 1
 
 
 @pytest.mark.parametrize("line", [line for line in TAKEN if "train.py" in line])
@@ -38,6 +40,13 @@ def test_lines_of_training_lack_nothing_but_their_files(line, tmp_path, monkeypa
         parse_command(shlex.split(line.split("train.py", 1)[1]))
     except UsageError as error:
         assert [fault for fault in str(error).splitlines() if not NOT_HERE.search(fault)] == []
+
+
+@pytest.mark.parametrize("line", [line for line in TAKEN if "download.py" in line])
+def test_lines_of_downloads_are_taken(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("DIR").mkdir()
+    parse_download(shlex.split(line.split("download.py", 1)[1]))
 
 
 @pytest.mark.parametrize("line", [line for line in TAKEN if "inference.py" in line and "..." not in line])

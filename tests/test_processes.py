@@ -6,7 +6,7 @@ import pytest
 
 from git_caption import processes
 from git_caption.errors import UsageError
-from git_caption.processes import LAUNCHERS, as_torchrun, rank, require_one, world_size
+from git_caption.processes import LAUNCHERS, as_torchrun, part, rank, require_one, world_size
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,40 @@ def test_impossible_values_are_refused(monkeypatch: pytest.MonkeyPatch, number: 
     monkeypatch.setenv("WORLD_SIZE", size)
     with pytest.raises(UsageError, match=rf"RANK={number} and WORLD_SIZE={size}; expected a rank from 0"):
         rank()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "3"}, (1, 3)),
+        ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "4"}, (2, 4)),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "9",
+                "SLURM_ARRAY_TASK_MIN": "1",
+                "SLURM_ARRAY_TASK_COUNT": "3",
+                "SLURM_ARRAY_TASK_STEP": "4",
+                "SLURM_PROCID": "1",
+                "SLURM_STEP_NUM_TASKS": "2",
+            },
+            (5, 6),
+        ),
+    ],
+)
+def test_the_tasks_of_an_array_and_their_processes_share_work(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: tuple[int, int]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert part() == expected
+
+
+def test_an_array_with_gaps_tells_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ID", "9"), ("MIN", "1"), ("COUNT", "3")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    with pytest.raises(UsageError, match=r"SLURM_ARRAY_TASK_ID=9 of 3 tasks.*'shard'"):
+        part()
 
 
 def test_one_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
