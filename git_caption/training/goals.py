@@ -113,10 +113,10 @@ def _scst(params: TrainingParams, data: TrainingData, goal: Goal) -> Goal:
     """That of a captioner, but for the loss, which is still validated: a caption is drawn for it and nothing asked."""
     assert goal.captioner is not None and goal.built is not None, "of a captioner"
     if goal.built.prompt.end:
+        source = params.parts.captioner or params.parts.init_from
         raise UsageError(
-            f"'objective': scst scores whole captions, which end with the end token, and those of "
-            f"{params.parts.captioner or params.parts.init_from} end at the text {goal.built.prompt.end!r} ('prompt.end'); train it on "
-            "captions with 'prompt.end' left empty first"
+            f"'objective': scst scores whole captions, which end with the end token, and those of {source} end at the "
+            f"text {goal.built.prompt.end!r} ('prompt.end'); train it on captions with 'prompt.end' left empty first"
         )
     with PartialState().main_process_first():  # the others read what it writes
         frequencies = frequencies_of(data, Path(params.saving.output_dir))
