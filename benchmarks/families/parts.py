@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.families.pretrained import write_captioner
 from benchmarks.families.recipe import TRAIN, Recipe
 from benchmarks.families.styles import COUNTED, PLAIN, write_style
 
@@ -130,9 +131,44 @@ def captioner(
     }
 
 
+def new_captioner(kind: str, language_model: str) -> Recipe:
+    """A captioner of transformers' own architecture that has learnt nothing but to see, and may be to read."""
+    keys = {
+        "kind": kind,
+        "encoder": "$vit/model.safetensors",
+        "language_model": f"${language_model}",
+        "image_tsv": PICTURES["image_tsv"],
+        "out": "$here",
+    }
+    return Recipe(write_captioner, keys)
+
+
+def pretrained_captioner(kind: str, **others: Any) -> Recipe:
+    """The captioner of one style. It learns to see while it learns to speak, so it takes longer than the others."""
+    keys = {
+        **PICTURES,
+        "caption_tsv": "$plain/train.caption.tsv",
+        "output_dir": "$here",
+        "captioner": f"$new_{kind}",
+        "tune": "full",
+        "train_image_encoder": True,
+        "image_encoder_lr": 1e-4,
+        "decoding": {"num_beams": 1, "max_new_tokens": 64},
+        "epochs": 3,
+        "bs": 32,
+        "lr": 1e-3,
+        "warmup_steps": 100,
+        "schedule": "cosine",
+        "num_workers": 0,
+        **others,
+    }
+    return Recipe(TRAIN, keys)
+
+
 TRAINED = {"tune": "full"}
 LINEAR = {"type": "linear"}
 BEGUN = {**TRAINED, "epochs": 0.4}  # a captioner that has longer to go
+CAPTIONERS = {"blip": "gpt2", "vit_gpt2": "gpt2", "git": "gpt2", "blip2": "opt"}  # where their tokenizers are from
 PARTS: dict[str, Recipe] = {
     "scenes": Recipe("make_shapes", {"out_dir": "$here", "train": 20_000, "test": 500, "max_objects": 2}),
     "plain": style(PLAIN),
@@ -144,6 +180,8 @@ PARTS: dict[str, Recipe] = {
     "vit_grid": features("vit", grid=True),
     "vit_pooled": features("vit", grid=False),
     **{name: language_model(name) for name in LANGUAGE_MODELS},
+    **{f"new_{kind}": new_captioner(kind, language_model) for kind, language_model in CAPTIONERS.items()},
+    **{f"small_{kind}": pretrained_captioner(kind) for kind in CAPTIONERS},
     "captioner": Recipe(
         TRAIN,
         captioner("resnet", "grid", LINEAR, "gpt2", caption_tsv="$plain/train.caption.tsv", **TRAINED),

@@ -17,6 +17,7 @@ FAMILIES = {
     5: "Model parallel: a language model split over devices, here CPU memory and disk",
     6: "Cross-attention in a frozen language model",
     7: "Prompted style transfer: after the captions of a base captioner",
+    8: "Pretrained captioners: from one caption style to another",
     9: "Questions and answers, mixed with captions",
     10: "SCST: from a captioner that has not learnt all it can",
 }
@@ -114,6 +115,26 @@ SCST = {
     "warmup_steps": 10,
     "num_workers": 0,
 }
+
+
+def pretrained(kind: str, parts: str, *, whole: bool = False) -> Row:
+    """From a pretrained captioner of the plain style to the counted one."""
+    keys = {
+        **PICTURES,
+        "caption_tsv": "$counted/train.caption.tsv",
+        "output_dir": "$here",
+        "captioner": f"$small_{kind}",
+        "tune": "lora",
+        "epochs": 1,
+        "bs": 32,
+        "lr": 2e-3,
+        "warmup_steps": 50,
+        "schedule": "cosine",
+        "num_workers": 0,
+    }
+    return Row(8, parts, "LoRA r 16", keys, whole, COUNTED)
+
+
 EIGHT_BITS = {"name": "$llama", "quantization": "8bit"}
 ROWS: dict[str, Row] = {
     "git": Row(1, "ResNet grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", **TRAINED), whole=True),
@@ -151,10 +172,14 @@ ROWS: dict[str, Row] = {
     "full": restyled("mapper, LM", tune="full"),
     "mixing": Row(4, "ResNet and ViT pooled, mlp, hprod, GPT-2", "mappers, mixing, LM", MIXED, whole=True),
     "split": Row(5, "ResNet pooled, transformer, OPT", "mapper", split("cpu:1,disk"), whole=True),
-    "prompted": restyled("mapper, LM", family=7, tune="full", prompted=True, whole=True),
-    "prompted_lora": restyled("mapper, LoRA r 4", family=7, tune="lora", lora_rank=4, prompted=True),
     "crossing": Row(6, "ResNet grid, cross-attention, GPT-2", "cross-attention", crossing("gpt2"), whole=True),
     "crossing_llama": Row(6, "ResNet grid, cross-attention, LLaMA", "cross-attention", crossing("llama")),
+    "prompted": restyled("mapper, LM", family=7, tune="full", prompted=True, whole=True),
+    "prompted_lora": restyled("mapper, LoRA r 4", family=7, tune="lora", lora_rank=4, prompted=True),
+    "blip": pretrained("blip", "BLIP", whole=True),
+    "vit_gpt2": pretrained("vit_gpt2", "ViT, GPT-2"),
+    "pretrained_git": pretrained("git", "GIT"),
+    "blip2": pretrained("blip2", "BLIP-2 with OPT"),
     "vqa": Row(
         9,
         "ResNet grid, linear, GPT-2; 4 questions and a caption a picture",

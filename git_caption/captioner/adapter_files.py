@@ -11,12 +11,12 @@ from git_caption.params.model import AdapterConfig, WeightsSource
 from git_caption.params.paths import is_hub_id
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import nn
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def write_adapter(model: PreTrainedModel, base: WeightsSource | None, folder: Path) -> None:
+def write_adapter(model: nn.Module, base: WeightsSource | None, folder: Path) -> None:
     """Write the model's adapter into a new folder that peft can load too.
 
     Args:
@@ -37,7 +37,7 @@ def write_adapter(model: PreTrainedModel, base: WeightsSource | None, folder: Pa
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def put_adapter(model: PreTrainedModel, config: AdapterConfig, folder: Path) -> None:
+def put_adapter(model: nn.Module, config: AdapterConfig, folder: Path) -> None:
     """Put the adapter in `folder` on the model.
 
     Raises:

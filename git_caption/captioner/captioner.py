@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from git_caption.captioner.base import Base
-    from git_caption.model.pretrained import PretrainedNetwork
+    from git_caption.model.pretrained_network import PretrainedNetwork
     from git_caption.params.pretrained import PretrainedConfig
 
 __all__ = ["Captioner", "Features", "Generated", "Identity", "Picture", "Prefix"]
@@ -181,12 +181,12 @@ class Captioner:
         """The config and the network of a captioner that is image encoder, mapper and language model.
 
         Raises:
-            UsageError: it is a pretrained one of transformers, which runs as it is: it is neither saved nor trained.
+            UsageError: it is a pretrained one of transformers, which is not taken apart.
         """
         if not isinstance(self.config, CaptionerConfig) or not isinstance(self.network, GitNetwork):
             raise UsageError(
-                "a pretrained captioner is neither saved as a checkpoint nor trained; expected one of image encoder, "
-                "mapper and language model"
+                "a pretrained captioner is not taken apart nor saved; expected one of image encoder, mapper and "
+                "language model"
             )
         return self.config, self.network
 

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ from git_caption.captioner.repository_files import weight_files
 from git_caption.errors import WeightsError
 from git_caption.params.json_file import read_object
 from git_caption.params.model import CaptionerConfig, ImageEncoderConfig, WeightsSource
+from git_caption.params.pretrained import TunedConfig
 from git_caption.params.schema import read, to_dict
 
 if TYPE_CHECKING:
@@ -55,24 +57,44 @@ def save(
         folder: made where it is not there.
         save_base: writes the base captioner as a checkpoint, where `config.base` tells of one without a source.
     """
+    config = _completed(config, network)
+    with replaced(folder) as new:
+        write_config(config, new)
+        tokenizer.save_pretrained(new / TOKENIZER)
+        write_weights(stored_tensors(config, network), new)
+        if config.adapter is not None:
+            write_adapter(network.language_model, config.language_model.weights, new / ADAPTER)
+        if config.base is not None and config.base.source is None:
+            assert save_base is not None, "a base captioner without a source is stored"
+            save_base(new / BASE)
+
+
+def write_config(config: CaptionerConfig | TunedConfig, new: Path) -> None:
+    """Write config.json into a new checkpoint."""
+    text = json.dumps(to_dict(config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (new / CONFIG).write_text(text, encoding="utf-8")
+
+
+def write_weights(tensors: Iterable[tuple[list[str], Tensor]], new: Path) -> None:
+    """Write model.safetensors into a new checkpoint: of tied tensors under the first of their names."""
     from safetensors.torch import save_file
 
-    config = _completed(config, network)
-    tensors = {names[0]: tensor.detach().cpu().contiguous() for names, tensor in stored_tensors(config, network)}
+    stored = {names[0]: tensor.detach().cpu().contiguous() for names, tensor in tensors}
+    save_file(stored, new / WEIGHTS, metadata={"format": "pt"})
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A new folder to write a checkpoint into, config.json first, that then replaces the one in `folder`.
+
+    Killed at any moment, the old or the new one is there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _finish_saving(folder)  # of a run that was killed between the two renames below
     new = folder / WRITING
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    text = json.dumps(to_dict(config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (new / CONFIG).write_text(text, encoding="utf-8")
-    tokenizer.save_pretrained(new / TOKENIZER)
-    save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-    if config.adapter is not None:
-        write_adapter(network.language_model, config.language_model.weights, new / ADAPTER)
-    if config.base is not None and config.base.source is None:
-        assert save_base is not None, "a base captioner without a source is stored"
-        save_base(new / BASE)
+    yield new
     for path in new.rglob("*.safetensors"):
         shutil.copymode(new / CONFIG, path)  # safetensors writes for the owner alone, whatever the umask
     for path in [*new.rglob("*"), new]:
@@ -124,8 +146,8 @@ def read_weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> dict[str, T
     return read_tensors(path, prefixes)
 
 
-def fill(config: CaptionerConfig, network: GitNetwork, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy `tensors` into the stored parts of `network`; any one of tied names will do, several must be equal.
+def fill(stored: Iterable[tuple[list[str], Tensor]], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy `tensors` into the `stored` ones of a network; any one of tied names will do, several must be equal.
 
     Raises:
         WeightsError: missing, unexpected or misshapen tensors, or tied ones that differ, listed together.
@@ -137,7 +159,7 @@ def fill(config: CaptionerConfig, network: GitNetwork, tensors: Mapping[str, Ten
     kinds: dict[str, list[str]] = {"missing": [], "unexpected": [], "misshapen": [], "tied but different": []}
     known: set[str] = set()
     copies: list[tuple[Tensor, Tensor]] = []
-    for names, own in stored_tensors(config, network):
+    for names, own in stored:
         known.update(names)
         given = [name for name in names if name in tensors]
         if not given:
@@ -157,7 +179,7 @@ def fill(config: CaptionerConfig, network: GitNetwork, tensors: Mapping[str, Ten
             own.copy_(given_tensor)
 
 
-def stored_tensors(config: CaptionerConfig, network: GitNetwork) -> Iterator[tuple[list[str], Tensor]]:
+def stored_tensors(config: CaptionerConfig, network: GitNetwork) -> list[tuple[list[str], Tensor]]:
     """What model.safetensors holds: (names of tied tensors, sorted; the tensor), in order of the first names."""
     from git_caption.model.adapters import without_adapter
 
@@ -171,13 +193,22 @@ def stored_tensors(config: CaptionerConfig, network: GitNetwork) -> Iterator[tup
     }
     if config.language_model.weights is None:
         modules["language_model"] = network.language_model
-    tied: dict[Any, tuple[list[str], Tensor]] = {}
-    for part, module in sorted(modules.items()):
-        for name, tensor in sorted(without_adapter(module.state_dict()).items()):
-            full = f"{part}.{name}"
-            place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else full
-            tied.setdefault(place, ([], tensor))[0].append(full)
-    yield from sorted(tied.values(), key=lambda group: group[0])
+    return tied(
+        {
+            f"{part}.{name}": tensor
+            for part, module in modules.items()
+            for name, tensor in without_adapter(module.state_dict()).items()
+        }
+    )
+
+
+def tied(tensors: Mapping[str, Tensor]) -> list[tuple[list[str], Tensor]]:
+    """Each tensor with all its names, sorted; in order of the first names."""
+    groups: dict[Any, tuple[list[str], Tensor]] = {}
+    for name, tensor in sorted(tensors.items()):
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else name
+        groups.setdefault(place, ([], tensor))[0].append(name)
+    return sorted(groups.values(), key=lambda group: group[0])
 
 
 def check_source(source: WeightsSource, weights: Path) -> None:
@@ -217,7 +248,15 @@ def is_checkpoint(folder: Path) -> bool:
     Raises:
         WeightsError: the config.json is no JSON object.
     """
-    return _current(folder, CONFIG).is_file() and "image_encoder" in read_json(folder)
+    return _current(folder, CONFIG).is_file() and ("image_encoder" in read_json(folder) or is_tuned(folder))
+
+
+def is_tuned(folder: Path) -> bool:
+    """Whether the folder's config.json is that of a pretrained captioner that was trained further. Raises the same."""
+    if not _current(folder, CONFIG).is_file():
+        return False
+    content = read_json(folder)
+    return "captioner" in content and "image_encoder" not in content
 
 
 def _checkpoint_files(folder: Path) -> dict[str, Path]:
@@ -266,8 +305,7 @@ def _completed(config: CaptionerConfig, network: GitNetwork) -> CaptionerConfig:
         else described
         for _, encoder, described in _encoders(config, network)
     ]
-    versions = {name: version(package) for name, package in VERSIONED.items()}
-    return replace(config.with_encoders(image_encoders), language_model=language_model, versions=versions)
+    return replace(config.with_encoders(image_encoders), language_model=language_model, versions=versions())
 
 
 def _encoders(config: CaptionerConfig, network: GitNetwork) -> Iterator[tuple[str, ImageEncoder, ImageEncoderConfig]]:
@@ -278,6 +316,11 @@ def _encoders(config: CaptionerConfig, network: GitNetwork) -> Iterator[tuple[st
             yield "image_encoder", network.image_encoder, encoder.image_encoder
         else:
             yield f"image_encoder.encoders.{number}", towers[number], encoder.image_encoder
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that write a checkpoint."""
+    return {name: version(package) for name, package in VERSIONED.items()}
 
 
 def _finish_saving(folder: Path) -> None:

@@ -23,6 +23,7 @@ from git_caption.captioner.repository_files import (
     names_in,
 )
 from git_caption.errors import UsageError, WeightsError, reason
+from git_caption.params.hub_cache import cache_folder, cached
 from git_caption.params.paths import is_hub_id
 from git_caption.params.pretrained import GIT_MODELS
 
@@ -30,18 +31,6 @@ if TYPE_CHECKING:
     from git_caption.model.clip_table import Pretrained
 
 REQUEST_SECONDS = 5.0
-
-
-def cache_folder() -> Path:
-    """The folder the hub's client keeps repositories in: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub.
-
-    Read at every call rather than at import, so that a program may set the variables first.
-    """
-    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(cache).expanduser()
-    if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "huggingface" / "hub"
 
 
 def is_offline() -> bool:
@@ -102,7 +91,7 @@ def resolve_encoder(name: str, revision: str | None = None) -> Path:
         raise WeightsError(f"image encoder {name!r}: the folder lacks {', '.join(incomplete(path, encoder_files))}.")
     if not is_hub_id(name):
         raise UsageError(f"image encoder {name!r}: no such file")
-    if _cached(name, revision) is None and clip_table.nearest(name):
+    if cached(name, revision) is None and clip_table.nearest(name):
         raise clip_table.unknown(name)
     return _encoder_in(_snapshot(name, revision, encoder_files), encoder_files)
 
@@ -140,7 +129,7 @@ def _pretrained_clip(name: str, known: Pretrained, revision: str | None) -> Path
 
     if known.repository is None:
         raise WeightsError(f"{name}: open_clip names no repository of it; fetch {known.url} and give the file's path")
-    if incomplete(_cached(known.repository, revision), choice) and (kept := _kept_by_clip(known.url)):
+    if incomplete(cached(known.repository, revision), choice) and (kept := _kept_by_clip(known.url)):
         return kept
     return _encoder_in(_snapshot(known.repository, revision, choice, asked_as=name), choice)
 
@@ -174,7 +163,7 @@ def _folder(name: str, revision: str | None, choice: Choice, *, marker: str, wha
 
 def _snapshot(repository: str, revision: str | None, choice: Choice, asked_as: str | None = None) -> Path:
     """The folder of a repository's snapshot, from the cache or, failing that, from the hub."""
-    folder = _cached(repository, revision)
+    folder = cached(repository, revision)
     missing = incomplete(folder, choice)
     if folder is not None and not missing:
         return folder
@@ -214,16 +203,6 @@ def _listed(repository: str, asked_as: str, revision: str | None, choice: Choice
         gated = "gated" if info.gated else "not gated"
         raise _unavailable(repository, asked_as, absent, "the repository does not hold them", gated)
     return wanted
-
-
-def _cached(repository: str, revision: str | None) -> Path | None:
-    """The snapshot folder of a repository in the cache; None if it is not there. Makes no request."""
-    stored = cache_folder() / ("models--" + repository.replace("/", "--"))
-    reference = stored / "refs" / (revision or "main")
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    if commit is None or not (stored / "snapshots" / commit).is_dir():
-        return None
-    return stored / "snapshots" / commit
 
 
 def _reason(error: Exception) -> tuple[str, str]:

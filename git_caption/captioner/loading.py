@@ -74,6 +74,8 @@ def load(
 def pretrained_folder(path: str | Path) -> Path | None:
     """The folder that a path or hub id stands for, where it holds a pretrained captioner of transformers; else None.
 
+    One that was trained further is such a captioner too.
+
     Raises:
         UsageError: a path that is not there.
         WeightsError: a folder that holds no captioner, or a hub id that cannot be had.
@@ -81,7 +83,7 @@ def pretrained_folder(path: str | Path) -> Path | None:
     if Path(path).expanduser().is_file():
         return None
     folder = captioner_folder(str(path))
-    return None if checkpoint.is_checkpoint(folder) else folder
+    return None if checkpoint.is_checkpoint(folder) and not checkpoint.is_tuned(folder) else folder
 
 
 def device_of(name: str) -> torch.device:
@@ -122,7 +124,7 @@ def dtype_of(name: str, device: torch.device) -> torch.dtype:
     return known[name]
 
 
-def captioner_folder(path: str) -> Path:
+def captioner_folder(path: str, revision: str | None = None) -> Path:
     """The directory of the captioner, of ours or of transformers, that a path or hub id stands for."""
     folder = Path(path).expanduser()
     expected = "a checkpoint directory, a pretrained captioner, or an old tool's .pt file is expected"
@@ -131,7 +133,7 @@ def captioner_folder(path: str) -> Path:
             raise UsageError(f"model_path {path!r}: the folder has no config.json; {expected}")
         if not is_hub_id(path):
             raise UsageError(f"model_path {path!r}: there is no such file or folder; {expected}")
-        folder = hub.resolve_captioner(path)
+        folder = hub.resolve_captioner(path, revision)
     if not checkpoint.is_checkpoint(folder):
         settings = checkpoint.read_json(folder)
         model_type = settings.get("model_type")
@@ -185,7 +187,7 @@ def _network(
         language_model = from_stored(config.language_model, own, source, dtype, device, device_map)
 
     network = build_network(config, encoders, language_model, dtype)
-    checkpoint.fill(config, network, tensors, source)
+    checkpoint.fill(checkpoint.stored_tensors(config, network), tensors, source)
     if stored:  # quantized, or moved, once the weights are in place
         bits = config.language_model.quantization
         network.replace_language_model(converted(language_model, bits, dtype, device, device_map, source))

@@ -24,7 +24,7 @@ from git_caption.captioner.groups import in_groups
 from git_caption.decoding.whole import generate_whole, token_settings
 from git_caption.errors import WeightsError, reason
 from git_caption.images.processor import Preparation, Whole
-from git_caption.model.pretrained import PretrainedNetwork
+from git_caption.model.pretrained_network import PretrainedNetwork
 from git_caption.model.quantization import Quantization
 from git_caption.params.decoding import Decoding
 from git_caption.params.model import PromptConfig

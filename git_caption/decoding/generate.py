@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from git_caption.model.git import GitNetwork
-    from git_caption.model.pretrained import PretrainedNetwork
+    from git_caption.model.pretrained_network import PretrainedNetwork
     from git_caption.model.vision import Features
     from git_caption.params.decoding import Decoding
 

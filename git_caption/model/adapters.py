@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.import_utils import is_peft_available
 
@@ -26,14 +25,14 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from git_caption.params.model import AdapterConfig, AdapterTargets
+    from git_caption.params.model import AdapterConfig
 
 OF_PEFT = "base_model.model."  # before the names of an adapter's tensors, where peft writes them
 OWN = re.compile(r"\.lora_")  # in the names of what an adapter adds to the model
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)  # in the names of attention layers, of every family
 
 
-def add_adapter(model: PreTrainedModel, config: AdapterConfig) -> None:
+def add_adapter(model: nn.Module, config: AdapterConfig) -> None:
     """Put a new adapter on the model, which computes what it computed before until the adapter is trained or loaded.
 
     Raises:
@@ -59,25 +58,39 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig) -> None:
     model.train(model.training)  # the new modules too
 
 
-def targets(model: nn.Module, wanted: AdapterTargets) -> str:
-    r"""A pattern of the full names of the linear layers in the model's blocks: attention, feed-forward or both.
+def targets(model: nn.Module, wanted: str) -> str:
+    r"""A pattern of the full names of the linear layers in the model's blocks that are wanted.
 
     Layers outside of the blocks, embeddings and the output head among them, are not named.
+
+    Args:
+        model: whose blocks.
+        wanted: `attention`, `feed_forward`, `both`, or what layers are called (`q_proj`); several with commas.
 
     Example, `attention` of LLaMA: `model\.layers\.\d+\.self_attn\.q_proj|...`.
 
     Raises:
-        UsageError: there are none of the kind.
+        UsageError: there are none of a kind or name that is wanted.
     """
     names = [name for name, _ in _linear_layers(model) if any(map(str.isdigit, name.split(".")))]
-    if wanted != "both":
-        names = [name for name in names if bool(ATTENTION.search(name)) == (wanted == "attention")]
-    if not names:
-        raise UsageError(
-            f"'lora_targets': the blocks of {type(model).__name__} have no linear layers of the kind {wanted!r}; "
-            "expected one of attention, feed_forward and both"
-        )
-    return "|".join(dict.fromkeys(map(_numbered, names)))
+    chosen: list[str] = []
+    for kind in (kind.strip() for kind in wanted.split(",")):
+        found = [name for name in names if _is_of(name, kind)]
+        if not found:
+            called = ", ".join(sorted({name.rpartition(".")[2] for name in names})) or "none"
+            raise UsageError(
+                f"'lora_targets': the blocks of {type(model).__name__} have no linear layers {kind!r}; expected "
+                f"attention, feed_forward, both, or names of layers (known: {called})"
+            )
+        chosen += found
+    return "|".join(dict.fromkeys(map(_numbered, chosen)))
+
+
+def _is_of(name: str, kind: str) -> bool:
+    """Whether a layer in a block is of a kind, or is called by it."""
+    if kind in ("attention", "feed_forward"):
+        return bool(ATTENTION.search(name)) == (kind == "attention")
+    return kind in ("both", name.rpartition(".")[2])
 
 
 def adapter_config(model: nn.Module) -> LoraConfig:
@@ -87,7 +100,7 @@ def adapter_config(model: nn.Module) -> LoraConfig:
     return found
 
 
-def adapter_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The adapter's tensors by the names that peft gives them in `adapter_model.safetensors`."""
     from peft import get_peft_model_state_dict
 
@@ -95,7 +108,7 @@ def adapter_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     return {OF_PEFT + name: tensor for name, tensor in found.items()}
 
 
-def load_adapter(model: PreTrainedModel, tensors: Mapping[str, Tensor], source: str) -> None:
+def load_adapter(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors, named as `adapter_tensors` names them, into the model's adapter, which must have exactly these.
 
     Raises:
@@ -109,7 +122,7 @@ def load_adapter(model: PreTrainedModel, tensors: Mapping[str, Tensor], source: 
             tensor.copy_(tensors[name])
 
 
-def merge_adapter(model: PreTrainedModel) -> None:
+def merge_adapter(model: nn.Module) -> None:
     """Add the adapter to the model's weights and take it off; weights in 8 or 4 bits have no room for it."""
     names = {module: name for name, module in model.named_modules()}
     for layer in list(adapted_layers(model)):

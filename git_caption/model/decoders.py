@@ -34,6 +34,11 @@ class Decoder(PreTrainedModel):  # type: ignore[no-untyped-call]
         embeddings: nn.Module = self.model.get_input_embeddings()
         return embeddings
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer."""
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
+
 
 class GitDecoder(Decoder):  # type: ignore[no-untyped-call]
     """GIT's transformer over image tokens and text: image tokens see each other, text sees all before it.

@@ -13,77 +13,18 @@ Shape letters: B batch, N image tokens, D_v vision width, D_l language width, L 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForImageTextToText, BlipForQuestionAnswering, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from git_caption.errors import DataError, WeightsError
 from git_caption.model.decoders import GitDecoder, Seq2SeqDecoder
 from git_caption.model.git import left_packed, padded
+from git_caption.model.pretrained_network import Modules, PretrainedNetwork
 from git_caption.model.vision import Features
-
-
-class PretrainedNetwork(nn.Module):
-    """What all of them have in common.
-
-    Attributes:
-        language_model: what a decode loop calls, with `language_inputs` at first.
-        start_ids: the tokens before every prompt.
-        end_id: the token that ends a text.
-        mixes_lengths: whether prompts, and images, of different lengths may share a batch. Not where the language
-            model counts padding as positions, or sees it.
-        special_tokens: whether prompts are given with the special tokens that their tokenizer puts around a text.
-        text_part: a pattern of the names of the modules whose linear layers may be quantized.
-    """
-
-    language_model: PreTrainedModel
-    start_ids: tuple[int, ...] = ()
-    end_id: int
-    mixes_lengths = True
-    special_tokens = False
-    text_part = r"(.+\.)?(language_model|text_model)\."
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Take the loaded model apart; its weights, device and dtype stay as they are."""
-        super().__init__()
-        self.model = model
-
-    def encode(self, pixels: Tensor) -> Features:
-        """The features of images float[B, 3, H, W]; once per image, however many prompts it has."""
-        values = self.image_tokens(pixels.to(self.dtype))
-        return Features(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
-
-    def join_frames(self, frames: Features) -> Features:
-        """The features [1, F * N, D_v] of a video, from those of its frames [F, N, D_v]."""
-        return Features(frames.values.flatten(0, 1)[None], frames.mask.flatten()[None])
-
-    def image_tokens(self, pixels: Tensor) -> Tensor:
-        """float[B, N, D_v] of pixels in the vision part's dtype."""
-        raise NotImplementedError
-
-    def language_inputs(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """What the language model starts from: contexts [B, L], left-padded, and the image for its cross-attention."""
-        ids, mask = self._context_ids(prompt_ids, features.values.device)
-        return {
-            "input_ids": ids,
-            "attention_mask": mask.long(),
-            "encoder_hidden_states": features.values,
-            "encoder_attention_mask": features.mask.long(),
-        }
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the vision part."""
-        return next(part for part in self.model.parameters() if part.is_floating_point()).dtype
-
-    def _context_ids(self, prompt_ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Start tokens and prompts, left-padded: long[B, L] and bool[B, L]."""
-        rows = [[*self.start_ids, *ids] for ids in prompt_ids]
-        ids, mask = padded([row[::-1] for row in rows], device, padding=self.end_id)
-        return ids.flip(1), mask.flip(1)
 
 
 class Blip(PretrainedNetwork):
@@ -91,11 +32,12 @@ class Blip(PretrainedNetwork):
 
     mixes_lengths = False  # transformers 5.23 loses the mask of the cross-attention
     text_part = r"text_(encoder|decoder\.bert)\."
+    modules_of: ClassVar[Modules] = {"image_encoder": ("vision_model",), "mapper": (), "decoder": ("text_decoder",)}
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         text = model.config.text_config
-        self.language_model = model.text_decoder
+        self.language_model = self.adapted = model.text_decoder
         self.start_ids, self.end_id = (text.bos_token_id,), text.sep_token_id
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
@@ -109,9 +51,14 @@ class BlipAnswering(Blip):
     """`BlipForQuestionAnswering`: a text encoder reads the question beside the image, the decoder answers from that."""
 
     special_tokens = True
+    modules_of: ClassVar[Modules] = {
+        "image_encoder": ("vision_model",),
+        "mapper": (),
+        "decoder": ("text_encoder", "text_decoder"),
+    }
 
-    def language_inputs(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """The start token alone; the questions are in what the cross-attention sees."""
+    def attended(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> tuple[Features, list[list[int]]]:
+        """The questions as the text encoder reads them beside the image; contexts are the start token alone."""
         ids, mask = padded(prompt_ids, features.values.device, padding=self.end_id)
         model: Any = self.model
         questions = model.text_encoder(
@@ -120,19 +67,25 @@ class BlipAnswering(Blip):
             encoder_hidden_states=features.values,
             encoder_attention_mask=features.mask.long(),
         ).last_hidden_state
-        return super().language_inputs(Features(questions, mask), [[] for _ in prompt_ids])
+        return super().attended(Features(questions, mask), [[] for _ in prompt_ids])
 
 
 class Blip2(PretrainedNetwork):
     """`Blip2ForConditionalGeneration` on a causal language model; the features are the projected queries."""
 
     special_tokens = True
+    modules_of: ClassVar[Modules] = {
+        "image_encoder": ("vision_model",),
+        "mapper": ("query_tokens", "qformer", "language_projection"),
+        "decoder": ("language_model",),
+    }
+    encodes_with_mapper = True
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         text = model.config.text_config
-        self.language_model = model.language_model
-        self.end_id = text.eos_token_id
+        self.language_model = self.adapted = model.language_model
+        self.end_id, self.prefix_length = text.eos_token_id, model.config.num_query_tokens
         self.without_prompt = [text.bos_token_id if text.bos_token_id is not None else text.eos_token_id]
 
     @property
@@ -153,10 +106,21 @@ class Blip2(PretrainedNetwork):
         values, mask = self._joined(features, prompt_ids)
         return {"inputs_embeds": values, "attention_mask": mask.long()}
 
+    def attended(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> tuple[Features, list[list[int]]]:
+        """The queries, and the prompts."""
+        return features, [list(ids) or self.without_prompt for ids in prompt_ids]
+
+    def logits(self, attended: Tensor, ids: Tensor) -> Tensor:
+        """After each of the tokens, which follow the queries."""
+        embedded = self.language_model.get_input_embeddings()(ids)
+        values = torch.cat([attended.to(embedded.dtype), embedded], dim=1)
+        found: Tensor = self.language_forward(inputs_embeds=values, logits_to_keep=ids.shape[1], use_cache=False).logits
+        return found
+
     def _joined(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """The queries before the embedded prompts: float[B, L, D_l] and bool[B, L]."""
         model: Any = self.model
-        prompts = [ids or self.without_prompt for ids in prompt_ids]
+        _, prompts = Blip2.attended(self, features, prompt_ids)
         ids, mask = padded(prompts, features.values.device, padding=self.end_id)
         embedded = model.language_model.get_input_embeddings()(ids)
         values = torch.cat([features.values.to(embedded.dtype), embedded], dim=1)
@@ -169,25 +133,33 @@ class Blip2Seq2Seq(Blip2):
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         text = model.config.text_config
-        self.language_model = Seq2SeqDecoder(model.language_model, text)
-        self.start_ids = (text.decoder_start_token_id,)
+        self.language_model, self.adapted = Seq2SeqDecoder(model.language_model, text), model.language_model
+        self.start_ids, self.prefix_length = (text.decoder_start_token_id,), 0  # its encoder reads the queries
 
-    def language_inputs(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """The start token; queries and prompt are in what the cross-attention sees."""
+    language_inputs = PretrainedNetwork.language_inputs
+    logits = PretrainedNetwork.logits
+
+    def attended(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> tuple[Features, list[list[int]]]:
+        """Queries and prompt as the encoder reads them; contexts are the start token alone."""
         values, read = self._joined(features, prompt_ids)
         encoder = self.language_model.model.get_encoder()
         states = encoder(inputs_embeds=values, attention_mask=read.long()).last_hidden_state
-        return PretrainedNetwork.language_inputs(self, Features(states, read), [[] for _ in prompt_ids])
+        return PretrainedNetwork.attended(self, Features(states, read), [[] for _ in prompt_ids])
 
 
 class Git(PretrainedNetwork):
     """`GitForCausalLM`: captions, and answers that follow their question."""
 
     text_part = r"git\.encoder\."
+    modules_of: ClassVar[Modules] = {
+        "image_encoder": ("git.image_encoder",),
+        "mapper": ("git.visual_projection",),
+        "decoder": ("git.embeddings", "git.encoder", "output"),
+    }
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self.language_model = GitDecoder(model, model.config)
+        self.language_model, self.adapted = GitDecoder(model, model.config), model.git.encoder
         self.start_ids, self.end_id = (model.config.bos_token_id,), model.config.eos_token_id
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
@@ -212,11 +184,11 @@ class Git(PretrainedNetwork):
         marked = frames.values + torch.cat(list(marks)[:count])
         return super().join_frames(Features(marked, frames.mask))
 
-    def language_inputs(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """The prompts' tokens; the projected features stand for the tokens before them."""
+    def attended(self, features: Features, prompt_ids: Sequence[Sequence[int]]) -> tuple[Features, list[list[int]]]:
+        """The projected features, which stand for the tokens before the prompts."""
         git: Any = self.model.git
         projected = git.visual_projection(features.values)  # [B, N, D_l]
-        return super().language_inputs(Features(projected, features.mask), prompt_ids)
+        return super().attended(Features(projected, features.mask), prompt_ids)
 
 
 class VisionEncoderDecoder(PretrainedNetwork):
@@ -224,10 +196,16 @@ class VisionEncoderDecoder(PretrainedNetwork):
 
     text_part = r"decoder\."
     mixes_lengths = False  # decoders count positions in ways of their own
+    modules_of: ClassVar[Modules] = {
+        "image_encoder": ("encoder",),
+        "mapper": ("enc_to_dec_proj",),
+        "decoder": ("decoder",),
+    }
+    encodes_with_mapper = True
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self.language_model = model.decoder
+        self.language_model = self.adapted = model.decoder
         written = (model.generation_config, model.config, model.config.decoder)
         start = _first("decoder_start_token_id", written) or _first("bos_token_id", written)
         end = _first("eos_token_id", written)

@@ -14,7 +14,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CUSTOM = "custom"
 BASE_CAPTION = "{caption}"
-AdapterTargets = Literal["attention", "feed_forward", "both"]
 MixingType = Literal["cnn", "hprod", "mix-qdim"]
 Fusion = Literal["prefix", "cross_attention"]
 
@@ -160,7 +159,9 @@ class AdapterConfig:
     alpha: float = key(32.0, above=0, help="what they give counts alpha / rank times")
     dropout: float = key(0.05, minimum=0, maximum=0.9, help="part of their inputs left out, in training")
     dora: bool = key(False, help="DoRA: the length of each column of weights is trained by itself")
-    targets: AdapterTargets = key("both", help="the linear layers they stand beside")
+    targets: str = key(
+        "both", help="the linear layers they stand beside: attention, feed_forward, both, or names; several with commas"
+    )
 
 
 @dataclass(frozen=True)

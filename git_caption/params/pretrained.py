@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from git_caption.params.decoding import DecodingParams
-from git_caption.params.model import PromptConfig, TransformConfig
+from git_caption.params.model import AdapterConfig, PromptConfig, TransformConfig, WeightsSource
 from git_caption.params.schema import key
 
 # The names of microsoft/GenerativeImage2Text, and the repositories that hold the same weights for transformers.
@@ -28,6 +29,9 @@ GIT_MODELS = {
     "GIT_LARGE_R_TEXTCAPS": "microsoft/git-large-r-textcaps",
 }
 
+Part = Literal["image_encoder", "mapper", "decoder"]
+"""What a pretrained captioner is made of; few of them have a mapper, weights between the two others."""
+
 
 @dataclass(frozen=True)
 class PretrainedConfig:
@@ -38,3 +42,29 @@ class PretrainedConfig:
     prompt: PromptConfig = key(PromptConfig(), help="prompt templates")
     decoding: DecodingParams = key(DecodingParams(), help="decoding defaults of this captioner")
     quantization: Literal["none", "8bit", "4bit"] = key("none", help="precision of the linear layers of the text part")
+
+
+@dataclass(frozen=True)
+class DefaultsConfig:
+    """How a captioner is used where nobody says: the file that stands beside an exported one."""
+
+    prompt: PromptConfig = key(PromptConfig(), help="prompt templates")
+    decoding: DecodingParams = key(DecodingParams(), help="decoding defaults of this captioner")
+
+
+@dataclass(frozen=True)
+class TunedConfig:
+    """A pretrained captioner that was trained further: the config.json of its checkpoint."""
+
+    captioner: WeightsSource = key(help="the pretrained captioner it was trained from, as transformers has it")
+    stored: tuple[str, ...] = key((), help="the parts whose weights are in model.safetensors, not the captioner's own")
+    adapter: AdapterConfig | None = key(None, help="LoRA on the decoder, in adapter/; None: there is none")
+    prompt: PromptConfig = key(PromptConfig(), help="prompt templates")
+    decoding: DecodingParams = key(DecodingParams(), help="decoding defaults of this captioner")
+    versions: dict[str, str] = key(factory=dict, help="library versions that wrote the checkpoint")
+
+    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Parts that there are not, as (keys concerned, message)."""
+        for name in self.stored:
+            if name not in get_args(Part):
+                yield ("stored",), f"'stored': expected names of {', '.join(get_args(Part))}, found {name!r}"

@@ -50,7 +50,8 @@ class Collate:
 
     Captions and answers that are too long are cut: to `longest` tokens, and to what is left of `room`, the positions
     that the language model has for a prompt and what follows it; None is no bound. With `lower_case` captions are in
-    lower case and without their last full stop.
+    lower case and without their last full stop. Prompts have the special tokens that the tokenizer puts around a text
+    where `special_tokens` says so.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -60,6 +61,7 @@ class Collate:
     longest: int | None = None
     room: int | None = None
     lower_case: bool = False
+    special_tokens: bool = True
 
     def __call__(self, samples: Sequence[tuple[TrainingSample | EncodedSample, random.Random]]) -> Batch:
         """The batch of these samples, each with what draws its texts; of no sample the batch is empty."""
@@ -75,7 +77,7 @@ class Collate:
                 drawn.append((render(self.prompt.question, asked.question), rng.choice(asked.answers)))
             for prompt, target in drawn:
                 images.append(number)
-                prompts.append(prompt_ids(self.tokenizer, self.prompt, prompt))
+                prompts.append(prompt_ids(self.tokenizer, self.prompt, prompt, self.special_tokens))
                 after_prompt = begins_word(self.prompt, prompt)
                 whole = encode_target(self.tokenizer, target, after_prompt=after_prompt, end=self.prompt.end)
                 targets.append(self._fitted(whole, len(prompts[-1])))

@@ -47,17 +47,25 @@ def with_base_caption(template: str, caption: str) -> str:
     return template.replace(BASE_CAPTION, " ".join(caption.split()))
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, config: PromptConfig, text: str) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, config: PromptConfig, text: str, special_tokens: bool = True
+) -> list[int]:
     """The token ids of a rendered prompt: plain, or as the user's message of a chat, up to where the answer begins.
 
     In a chat all special tokens are the template's, a begin token among them; what spells one in the text stays text.
     Templates of models that think aloud are told not to.
 
+    Args:
+        tokenizer: the language model's.
+        config: of the prompts.
+        text: rendered.
+        special_tokens: whether a plain one is given with those that the tokenizer puts around a text.
+
     Raises:
         UsageError: the tokenizer has no chat template, or it does not take the messages.
     """
     if not config.chat:
-        return encode_prompt(tokenizer, text)
+        return encode_prompt(tokenizer, text, special_tokens)
     messages = [{"role": "user", "content": text}]
     if config.system:
         messages.insert(0, {"role": "system", "content": config.system})

@@ -96,9 +96,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int, folder: Path) -> PreTrained
     return load_tokenizer(folder)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, special_tokens: bool = True) -> list[int]:
     """The token ids of a prompt, with the special tokens the tokenizer puts around it (OPT and LLaMA: one before)."""
-    return [int(token) for token in tokenizer(text)["input_ids"]]
+    return [int(token) for token in tokenizer(text, add_special_tokens=special_tokens)["input_ids"]]
 
 
 def encode_target(tokenizer: PreTrainedTokenizerBase, text: str, *, after_prompt: bool, end: str = "") -> list[int]:

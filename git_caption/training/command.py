@@ -13,7 +13,7 @@ from git_caption.params.literal import parse_file
 from git_caption.params.schema import KeyRow, describe
 from git_caption.params.training.run import TrainingParams
 from git_caption.params.training.settings import MODELS, Settings, parts_of, settle
-from git_caption.params.training.spellings import COMING, FILE_PREFIX, SPELLINGS, SPLIT
+from git_caption.params.training.spellings import FILE_PREFIX, SPELLINGS, SPLIT
 
 USAGE = "train.py [--preset NAME] [--config FILE] [--KEY VALUE ...]"
 
@@ -30,6 +30,8 @@ before both. It is implied, and printed first:
   clipcap_opt  a transformer mapper and OPT; by its name only
   nice         stored prefixes of other captioners are mixed before a frozen OPT. By --model_key, or --mixing alone
   instagram    a captioner is trained on. By --init_from with --data_dir
+  blip         LoRA on the decoder of a pretrained captioner. By --captioner
+  vit_gpt2     the same for a VisionEncoderDecoder. By --captioner that is one
   llama_ca     layers of cross-attention are trained in LLaMA. By --nb_ca or --fusion cross_attention
   none         a captioner is trained on (--init_from), or an image encoder or a language model begins from nothing
 """
@@ -45,6 +47,9 @@ Examples:
   # ClipCap's mapper alone, from the features of parse_coco.py
   python3 train.py --data oscar_split_ViT-B_32_train.pkl --out_dir coco_train --only_prefix --num_layers 8 \\
       --mapping_type transformer --prefix_length 40 --prefix_length_clip 40
+  # LoRA on BLIP, from a JSON list of {"text", "image"}
+  python3 train.py --captioner Salesforce/blip-image-captioning-base --data train.json --val_data val.json \\
+      --epochs 5 --output_dir checkpoints/blip
   # a whole run from a file; a run again, with another learning rate
   python3 train.py --config configs/shapes.yaml
   python3 train.py --config checkpoints/photos/training.json --lr 1e-3 --output_dir checkpoints/again
@@ -81,7 +86,7 @@ def _parser() -> command_line.Parser:
     for spelling in SPELLINGS:
         flags = [flag for flag in spelling.flags if flag != "--language_model"]  # which is a key of its own
         _add_old(parser, flags, spelling.names[0], spelling.switch)
-    for name in (FILE_PREFIX, SPLIT, *COMING):
+    for name in (FILE_PREFIX, SPLIT):
         _add_old(parser, [f"--{name}"], name)
     return parser
 

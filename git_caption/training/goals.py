@@ -14,23 +14,21 @@ from accelerate import PartialState
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
-from git_caption.captioner import checkpoint
 from git_caption.captioner.captioner import Captioner
 from git_caption.errors import UsageError
 from git_caption.images.reader import ImageReader
-from git_caption.images.transform import Transform
 from git_caption.metrics.cider import CiderD
 from git_caption.model.clip_table import DESCRIPTION
 from git_caption.model.folder import quiet
 from git_caption.model.vision import ImageEncoder
 from git_caption.params.model import BaseCaptionerConfig, PromptConfig, TransformConfig
 from git_caption.params.training.run import TrainingParams
-from git_caption.params.training.tuning import TuningParams
 from git_caption.samples.collate import Collate
 from git_caption.samples.training_data import TrainingData
-from git_caption.training import parts, tuning
+from git_caption.training import parts, pretrained
 from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, LanguageObjective, Objective
 from git_caption.training.scst import ScstObjective, frequencies_of
+from git_caption.training.trainable import Trainable
 from git_caption.tsv.writer import write_atomically
 
 if TYPE_CHECKING:
@@ -54,23 +52,20 @@ class Goal:
     collate: Collate
     save: Callable[[Path], None]
     pixels: TransformConfig | None = None
-    built: parts.Parts | None = None
+    built: Trainable | None = None
     validated: Objective | None = None
 
     @property
     def reader(self) -> ImageReader | None:
         """From an image file to pixels."""
-        if (pixels := self.pixels) is None:
-            return None
-        if self.captioner is not None and self.captioner.own_parts()[0].mixing is not None:
-            return self.captioner.reader
-        return ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
+        if self.built is not None:
+            return self.built.reader
+        return None if self.pixels is None else parts.reader_of(self.pixels)
 
     @property
     def captioner(self) -> Captioner | None:
         """The captioner in its present state."""
-        built = self.built
-        return None if built is None else Captioner(built.config, built.network, built.tokenizer)
+        return None if self.built is None else self.built.captioner
 
 
 def goal_of(
@@ -94,31 +89,34 @@ def goal_of(
 def _caption(
     params: TrainingParams, data: TrainingData, device: torch.device, base: BaseCaptionerConfig | None
 ) -> Goal:
-    built = parts.build_parts(params, data, device)
-    built = replace(built, config=replace(built.config, base=base))
-    dataset = params.dataset
+    name, dataset = pretrained.named(params.parts), params.dataset
+    built: Trainable
+    if name is not None:
+        built = pretrained.build_pretrained(name, params, device)
+    else:
+        own = parts.build_parts(params, data, device)
+        built = replace(own, config=replace(own.config, base=base))
     collate = Collate(
         built.tokenizer,
-        built.config.prompt,
+        built.prompt,
         dataset.captions_per_image,
         dataset.questions_per_image,
         dataset.max_caption_tokens,
         built.room,
         dataset.lower_case,
+        built.special_tokens,
     )
-    save_it = partial(_save_captioner, built, params.tuning)
-    pixels = None if built.config.mixes_stored else built.config.joint_transform
-    return Goal(CaptionObjective(built.network), collate, save_it, pixels, built)
+    return Goal(CaptionObjective(built.network), collate, partial(built.save, params.tuning), built.pixels, built)
 
 
 def _scst(params: TrainingParams, data: TrainingData, goal: Goal) -> Goal:
     """That of a captioner, but for the loss, which is still validated: a caption is drawn for it and nothing asked."""
     assert goal.captioner is not None and goal.built is not None, "of a captioner"
-    if goal.built.config.prompt.end:
+    if goal.built.prompt.end:
+        source = params.parts.captioner or params.parts.init_from
         raise UsageError(
-            f"'objective': scst scores whole captions, which end with the end token, and those of "
-            f"{params.parts.init_from} end at the text {goal.built.config.prompt.end!r} ('prompt.end'); train it on "
-            "captions with 'prompt.end' left empty first"
+            f"'objective': scst scores whole captions, which end with the end token, and those of {source} end at the "
+            f"text {goal.built.prompt.end!r} ('prompt.end'); train it on captions with 'prompt.end' left empty first"
         )
     with PartialState().main_process_first():  # the others read what it writes
         frequencies = frequencies_of(data, Path(params.saving.output_dir))
@@ -144,11 +142,6 @@ def _language(params: TrainingParams, data: TrainingData, device: torch.device) 
     drawn = dataset.captions_per_image, dataset.questions_per_image
     collate = Collate(tokenizer, prompt, *drawn, lower_case=dataset.lower_case)
     return Goal(LanguageObjective(model), collate, partial(_save_language_model, model, tokenizer))
-
-
-def _save_captioner(built: parts.Parts, params: TuningParams, out: Path) -> None:
-    config = tuning.finish(built.network, built.config, params)
-    checkpoint.save(config, built.network, built.tokenizer, out)
 
 
 def _save_encoder(image_encoder: ImageEncoder, architecture: dict[str, Any] | None, resolution: int, out: Path) -> None:

@@ -12,6 +12,7 @@ from git_caption.errors import DataError
 from git_caption.model.clip_text import ClipText
 from git_caption.model.git import IGNORED, GitNetwork, TextBatch, padded
 from git_caption.model.language import context_length
+from git_caption.model.pretrained_network import PretrainedNetwork
 from git_caption.model.vision import Features, ImageEncoder
 from git_caption.samples.collate import Batch
 
@@ -49,7 +50,7 @@ class Objective(nn.Module):
 class CaptionObjective(Objective):
     """The negative log-probability of the target tokens, given the picture and the prompt."""
 
-    def __init__(self, network: GitNetwork) -> None:
+    def __init__(self, network: GitNetwork | PretrainedNetwork) -> None:
         super().__init__()
         self.network = network
 

@@ -15,6 +15,8 @@ from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.captioner import Captioner
 from git_caption.captioner.feature_origin import feature_origins
 from git_caption.errors import UsageError
+from git_caption.images.reader import ImageReader
+from git_caption.images.transform import Transform
 from git_caption.model.build import build_network
 from git_caption.model.clip_text import ClipText
 from git_caption.model.device_map import DeviceMap
@@ -40,6 +42,7 @@ from git_caption.params.model import (
 from git_caption.params.training.parts import PartsParams
 from git_caption.params.training.run import TrainingParams
 from git_caption.params.training.steps import ComputingParams
+from git_caption.params.training.tuning import TuningParams
 from git_caption.samples.clipcap_pickle import ClipCapPickle
 from git_caption.samples.features import FeatureCache
 from git_caption.samples.joint_features import JointFeatures
@@ -47,7 +50,7 @@ from git_caption.samples.training_data import Texts, TrainingData
 from git_caption.text.prompts import prompt_ids, render
 from git_caption.text.tokenizer import load_tokenizer, train_bpe
 from git_caption.training.mixed import Sources, stored_sources
-from git_caption.training.tuning import prepare
+from git_caption.training.tuning import finish, prepare
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,6 +63,33 @@ class Parts:
     network: GitNetwork
     tokenizer: PreTrainedTokenizerBase
     config: CaptionerConfig
+
+    @property
+    def prompt(self) -> PromptConfig:
+        """The templates of prompts."""
+        return self.config.prompt
+
+    @property
+    def special_tokens(self) -> bool:
+        """A language model reads a prompt with those of its tokenizer."""
+        return True
+
+    @property
+    def pixels(self) -> TransformConfig | None:
+        """How pixels are normalised; None where stored prefixes are mixed, for which no picture is looked at."""
+        return None if self.config.mixes_stored else self.config.joint_transform
+
+    @property
+    def reader(self) -> ImageReader | None:
+        """From an image file to pixels; None where no picture is looked at."""
+        if self.config.mixing is not None and not self.config.mixes_stored:
+            return self.captioner.reader
+        return None if self.pixels is None else reader_of(self.pixels)
+
+    @property
+    def captioner(self) -> Captioner:
+        """The captioner in its present state."""
+        return Captioner(self.config, self.network, self.tokenizer)
 
     @property
     def room(self) -> int | None:
@@ -76,6 +106,21 @@ class Parts:
         if isinstance(mapper, MixedMapper):
             return mapper.length
         return self.network.image_encoder.tokens if mapper.keeps_rows else config.prefix_length
+
+    def check_features(
+        self, features: FeatureCache | JointFeatures | ClipCapPickle, params: TrainingParams, data: TrainingData
+    ) -> None:
+        """Refuse features that are not what the image encoder gives for the data; see `check_features`."""
+        check_features(features, self, params, data)
+
+    def save(self, params: TuningParams, out: Path) -> None:
+        """Write a checkpoint."""
+        checkpoint.save(finish(self.network, self.config, params), self.network, self.tokenizer, out)
+
+
+def reader_of(pixels: TransformConfig) -> ImageReader:
+    """From an image file to pixels as a transform says."""
+    return ImageReader(Transform(pixels.resolution, pixels.interpolation, pixels.resize), pixels.exif)
 
 
 def transform_config(params: PartsParams) -> TransformConfig:

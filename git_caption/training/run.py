@@ -94,7 +94,7 @@ def _train(params: TrainingParams, out: Path) -> Summary:
     from git_caption.params.model import TransformConfig
     from git_caption.samples.steps import Share, TrainingSteps
     from git_caption.samples.validation_batches import ValidationBatches
-    from git_caption.training import goals, loop, parts
+    from git_caption.training import goals, loop
     from git_caption.training.device import accelerator_of
     from git_caption.training.validation import Validation
 
@@ -111,7 +111,7 @@ def _train(params: TrainingParams, out: Path) -> Summary:
     for one in (*opened.sets, *(validated.sets if validated is not None else ())):
         if one.features is not None:
             assert goal.built is not None, "checked with the parameters"
-            parts.check_features(one.features, goal.built, params, one.data)
+            goal.built.check_features(one.features, params, one.data)
     reader = augmented = goal.reader
     if dataset.augment != "none" and reader is not None:
         augmented = replace(reader, augmentation=Augmentation(flip=dataset.augment == "crop_and_flip"))

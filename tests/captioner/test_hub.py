@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from git_caption.captioner.hub import (
-    cache_folder,
     fetch,
     is_offline,
     resolve_captioner,
@@ -20,6 +19,7 @@ from git_caption.captioner.hub import (
 )
 from git_caption.captioner.repository_files import weight_files
 from git_caption.errors import UsageError, WeightsError
+from git_caption.params.hub_cache import cache_folder
 from tests import hub_cache
 
 

@@ -316,8 +316,10 @@ def test_a_repository_in_the_cache_is_enough(folders, load, noise, hub_home):
 
 
 def test_a_pretrained_captioner_is_neither_saved_nor_taken_apart(load, tmp_path):
-    with pytest.raises(UsageError, match="a pretrained captioner is neither saved as a checkpoint nor trained"):
+    with pytest.raises(UsageError, match="a pretrained captioner is a folder that is whole as it is: copy that"):
         load("blip").save(tmp_path / "saved")
+    with pytest.raises(UsageError, match="a pretrained captioner is not taken apart nor saved"):
+        load("blip").own_parts()
     assert not (tmp_path / "saved").exists()
 
 

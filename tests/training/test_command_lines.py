@@ -23,9 +23,10 @@ from git_caption.model.mapping import build_mapper
 from git_caption.params.model import MapperConfig
 from git_caption.params.training.run import TrainingParams
 from git_caption.training.main import main, parse_command
-from tests import hub_cache
+from tests import hub_cache, pretrained_models
 from tests.written_clip import random_clip
 
+ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29577"}
 VIT = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64}
@@ -34,6 +35,10 @@ ENCODERS = {
     "ViT-B-32": ("timm/vit_base_patch32_clip_224.openai", 512, VIT),
     "ViT-B-16": ("timm/vit_base_patch16_clip_224.openai", 512, VIT),
     "RN50x4": ("timm/resnet50x4_clip.openai", 640, RESNET),
+}
+CAPTIONERS = {
+    "Salesforce/blip-image-captioning-base": pretrained_models.blip,
+    "nlpconnect/vit-gpt2-image-captioning": pretrained_models.vision_encoder_decoder,
 }
 SIZES = {"gpt2": {"n_positions": 256}}  # of few tokens the template of a base caption takes many
 LANGUAGE_MODELS = {
@@ -59,6 +64,8 @@ def home(tmp_path_factory) -> Path:
         hub_cache.snapshot(
             home / "hub", repository, hub_cache.language_model(folder, family, **SIZES.get(repository, {}))
         )
+    for repository, make in CAPTIONERS.items():
+        hub_cache.snapshot(home / "hub", repository, make(sources / repository.replace("/", "_")))
     return home
 
 
@@ -97,6 +104,16 @@ def pickled(path: Path, width: int, rows: int = 40) -> None:
     ]
     with open(path, "wb") as file:
         pickle.dump({"clip_embedding": torch.randn(rows, width, dtype=torch.float16), "captions": captions}, file)
+
+
+def listed(path: Path, pictures: int) -> None:
+    """A JSON list of texts and images."""
+    rows = []
+    for number in range(pictures):
+        image = path.parent / f"{path.stem}_{number}.jpg"
+        Image.new("RGB", (40, 40), (number * 7, 90, 30)).save(image)
+        rows.append({"text": hub_cache.TEXTS[number % 5], "image": image.name})
+    path.write_text(json.dumps(rows))
 
 
 def arguments(line: str) -> list[str]:
@@ -282,6 +299,60 @@ def test_the_line_of_the_cross_attention_tool_itself(desk, capsys):
     )
     assert main(arguments(line)) == 0, capsys.readouterr().err
     assert stored("params_2ca_ep5.pt") == {"cross_attention"}
+
+
+@pytest.mark.parametrize(
+    ("captioner", "options", "preset", "settings", "layers"),
+    [
+        (
+            "Salesforce/blip-image-captioning-base",
+            "--epochs 100 --batch_size 32 --lr 1e-5 --seed 42",
+            "blip",
+            {"bs": 32, "lora_targets": "query,value,feed_forward"},
+            {"query", "value", "dense"},
+        ),
+        (
+            "nlpconnect/vit-gpt2-image-captioning",
+            "--batch_size 16",
+            "vit_gpt2",
+            {"bs": 16, "lora_targets": "c_attn,c_fc"},
+            {"c_attn", "c_fc"},
+        ),
+    ],
+)
+def test_a_pretrained_captioner_by_lora(captioner, options, preset, settings, layers, desk, monkeypatch, capsys):
+    pytest.importorskip("peft")
+    listed(Path("T.json"), settings["bs"])
+    listed(Path("V.json"), 4)
+    line = (
+        f"python train.py --captioner {captioner} --tune lora --train_data_path T.json --val_data_path V.json "
+        f"--output_path O {options}"
+    )
+    told = arguments(line)
+    params = parse_command(told)
+    assert (params.optimisation.epochs, params.optimisation.lr, params.optimisation.seed) == (100, 1e-5, 42)
+    assert (params.tuning.lora_rank, params.tuning.lora_alpha, params.tuning.lora_dropout) == (8, 32, 0.1)
+    assert main([*told, "--epochs", "1"]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.startswith(f"preset {preset} (sylee0520/Image-Captioning-CC3M): ")
+
+    noted = json.loads(Path("O/training.json").read_text())
+    assert {name: noted[name] for name in settings} == settings
+    made = config("O")
+    assert made["captioner"]["id"] == captioner and len(made["captioner"]["sha256"]) == 64
+    assert stored("O") == set()
+    names = {name.split(".lora_")[0].rpartition(".")[2] for name in load_file("O/adapter/adapter_model.safetensors")}
+    assert names == layers
+    assert Path("O/validation.csv").read_text().count("\n") == 2
+    assert Captioner.load("O", device="cpu").caption([Image.new("RGB", (40, 40))])
+
+
+def test_the_config_of_a_pretrained_captioner(desk, capsys):
+    pytest.importorskip("peft")
+    shapes = ROOT / "data" / "shapes"
+    told = ["--config", str(ROOT / "configs" / "captioner.yaml"), "--epochs", "0.02", "--bs", "8", "--device", "cpu"]
+    told += ["--image_tsv", str(shapes / "test.img.tsv"), "--caption_tsv", str(shapes / "test.caption.tsv")]
+    assert main([*told, "--max_caption_tokens", "20", "--num_workers", "0"]) == 0, capsys.readouterr().err
+    assert config("checkpoints/captioner")["decoding"]["max_new_tokens"] == 64
 
 
 def test_what_was_used_is_written_and_repeats_the_run(desk, capsys):

@@ -54,6 +54,12 @@ class PartsParams:
         "file does not say, the names of image_encoder and language_model do",
         kind="model",
     )
+    captioner: str | None = key(
+        None,
+        help="a pretrained captioner to train: hub id or folder of a BLIP, BLIP-2, GIT or VisionEncoderDecoder (ViT "
+        "and GPT-2), or a checkpoint that was trained from one; it brings the parts",
+        kind="model",
+    )
     image_encoder: ImageEncoderConfig | None = key(None, help="the visual tower; weights: where it starts from")
     language_model: LanguageModelConfig | None = key(
         None, help="the language model; with an architecture it starts from nothing"
@@ -101,6 +107,8 @@ class PartsParams:
         """Parts that are missing, given twice or do not go together, as (keys concerned, message)."""
         if self.objective == "language":
             yield from self._check_language()
+        elif self.captioner is not None:
+            yield from self._check_captioner(self.captioner)
         elif self.objective == "scst" and self.init_from is None:
             message = "missing key 'init_from': objective scst goes on from a captioner that has been trained"
             yield ("init_from",), message
@@ -147,12 +155,22 @@ class PartsParams:
             message = "'mapper': stored prefixes are mapped already; leave it out, or name image encoders"
             yield ("mapper", "mixing"), message
 
+    def _check_captioner(self, captioner: str) -> Iterator[tuple[tuple[str, ...], str]]:
+        if os.path.isfile(captioner):
+            message = f"'captioner': {captioner!r} is a file; expected a hub id or a folder of transformers' files"
+            yield ("captioner",), f"{message} (an old tool's file is one for 'init_from')"
+        for name in ("init_from", "image_encoder", "language_model", "mapper", "mixing", "input_resolution"):
+            if getattr(self, name) is not None:
+                yield ("captioner", name), f"{name!r}: 'captioner' brings all parts; leave one of them out"
+        if self.objective == "contrastive":
+            yield ("captioner", "objective"), "'captioner': objective contrastive trains an image encoder from nothing"
+
     def _check_language(self) -> Iterator[tuple[tuple[str, ...], str]]:
         if self.language_model is None:
             yield ("language_model",), "missing key 'language_model': what objective language trains"
         elif self.language_model.quantization != "none":
             message = "'language_model': in 8 or 4 bits it cannot be trained, and objective language trains it"
             yield ("language_model", "objective"), message
-        for name in ("init_from", "image_encoder", "mapper", "input_resolution"):
+        for name in ("captioner", "init_from", "image_encoder", "mapper", "input_resolution"):
             if getattr(self, name) is not None:
                 yield ("objective", name), f"{name!r}: objective language looks at no picture: leave it out"

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from git_caption.params.training.captioners import VISION_ENCODER_DECODER, captioner_family
+
 PresetName = Literal["git", "clipcap", "clipcap_opt", "nice", "instagram", "blip", "vit_gpt2", "llama_ca"]
 
 
@@ -21,6 +23,8 @@ class Case:
     defaults: Mapping[str, Any]
     unless: Mapping[str, Any] = field(default_factory=dict)
     """Settings any of which takes the case back."""
+    only: Mapping[str, Any] = field(default_factory=dict)
+    """Settings all of which it needs."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,12 @@ class Preset:
         defaults: key → value.
         cases: defaults that depend on other keys; they go before `defaults`.
         words: what values under an old spelling of a key are called here: key → value → value.
-        coming: the family of models, where this version cannot train it yet.
     """
 
     tool: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     cases: tuple[Case, ...] = ()
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    coming: str = ""
 
 
 # Both tools train with a linear fall of the learning rate from 2e-5 after 5000 steps.
@@ -53,6 +55,19 @@ _BY_FILE = tuple(
         *("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"),
     )
 )
+
+# Both of the tool's scripts train the decoder of a captioner: AdamW as torch has it, a linear fall from the start.
+_DECODER = {
+    "tune": "lora",
+    "epochs": 100,
+    "lr": 1e-5,
+    "warmup_steps": 0,
+    "schedule": "linear",
+    "weight_decay": 0.01,
+    "seed": 42,
+}
+_BY_LORA = {"tune": "lora"}
+_LORA = Case("tune", "lora", {"lora_rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.1})
 
 PRESETS: Mapping[PresetName, Preset] = {
     "git": Preset(
@@ -153,8 +168,19 @@ PRESETS: Mapping[PresetName, Preset] = {
             Case("prompted", "true", {"output_dir": "checkpoints/prompted"}),
         ),
     ),
-    "blip": Preset(tool="sylee0520/Image-Captioning-CC3M", coming="pretrained captioners (BLIP, ViT+GPT-2)"),
-    "vit_gpt2": Preset(tool="sylee0520/Image-Captioning-CC3M", coming="pretrained captioners (BLIP, ViT+GPT-2)"),
+    "blip": Preset(
+        tool="sylee0520/Image-Captioning-CC3M",
+        defaults={"captioner": "Salesforce/blip-image-captioning-base", "bs": 32, **_DECODER},
+        cases=(_LORA, Case("captioner", "blip", {"lora_targets": "query,value,feed_forward"}, only=_BY_LORA)),
+    ),
+    "vit_gpt2": Preset(
+        tool="sylee0520/Image-Captioning-CC3M",
+        defaults={"captioner": "nlpconnect/vit-gpt2-image-captioning", "bs": 16, **_DECODER},
+        cases=(
+            _LORA,
+            Case("captioner", f"{VISION_ENCODER_DECODER}/gpt2", {"lora_targets": "c_attn,c_fc"}, only=_BY_LORA),
+        ),
+    ),
     "llama_ca": Preset(
         tool="RaphValeri/ImageCaptioning",
         defaults={
@@ -187,7 +213,8 @@ def implied(told: Mapping[str, Any]) -> PresetName | None:
         with a language model that has learnt nothing.
     """
     if "captioner" in told:
-        return "blip"
+        by_decoder = captioner_family(str(told["captioner"])).startswith(VISION_ENCODER_DECODER)
+        return "vit_gpt2" if by_decoder else "blip"
     if "nb_ca" in told or told.get("fusion") == "cross_attention":
         return "llama_ca"
     if "mixing" in told or "model_key" in told:

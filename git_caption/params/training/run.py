@@ -51,7 +51,8 @@ class TrainingParams:
         if tuning.changes_language_model and language_model and language_model.quantization != "none":
             asked = "lora_merge" if tuning.lora_merge else "tune"
             yield (asked, "language_model"), f"{asked!r}: {QUANTIZED}"
-        if not tuning.mapper_trained and self.parts.init_from is None and self.parts.objective == "caption":
+        is_new = self.parts.init_from is None and self.parts.captioner is None
+        if not tuning.mapper_trained and is_new and self.parts.objective == "caption":
             new = "new layers of cross-attention have" if self.fusion.crosses else "a new mapper is random and has"
             message = f"{new} to be trained: set 'train_mapper', or go on from 'init_from'"
             yield ("train_mapper", "tune", "init_from"), message
@@ -76,6 +77,15 @@ class TrainingParams:
             for name in self.scst.given:
                 message = f"{name!r}: an option of 'objective': 'scst', found 'objective': {self.parts.objective!r}"
                 yield (name, "objective"), message
+        if self.parts.captioner is not None and (self.dataset.pickled or self.dataset.features is not None):
+            message = "'captioner': is trained from pictures, not from features; give 'data' with these, or 'image_tsv'"
+            yield ("captioner", "features", "data"), message
+        if self.parts.captioner is not None:
+            others: dict[str, object] = {"prompted": self.prompting.prompted, "fusion": self.fusion.crosses}
+            others |= {"device_map": self.computing.device_map}
+            for name, given in {**others, "device_split": self.computing.device_split}.items():
+                if given:
+                    yield ("captioner", name), f"{name!r}: not done with a pretrained 'captioner'; leave it out"
         yield from self._check_validation()
 
     def _check_mixing(self) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -22,6 +22,7 @@ from git_caption.params.fitting import BAD, fit, is_params, members
 from git_caption.params.literal import parse_literal
 from git_caption.params.schema import nearest, parse
 from git_caption.params.training import spellings
+from git_caption.params.training.captioners import captioner_family
 from git_caption.params.training.presets import PRESETS, Preset, PresetName, implied
 from git_caption.params.training.run import TrainingParams
 
@@ -55,7 +56,7 @@ def settle(config: Mapping[str, Any], flags: Mapping[str, str], where: str) -> S
         where: begins every fault: the config file, or the program.
 
     Raises:
-        UsageError: a preset that is not known or cannot be trained yet, keys given twice, and all that `parse` finds.
+        UsageError: a preset that is not known, keys given twice, and all that `parse` finds.
     """
     told = {**config, **flags}
     name = _preset_name(told)
@@ -77,21 +78,13 @@ def parts_of(name: str) -> type[Any] | None:
 
 
 def _preset_name(told: Mapping[str, Any]) -> PresetName | None:
-    """The preset told or implied. Raises UsageError for one that there is not, or not yet."""
+    """The preset told or implied. Raises UsageError for one that there is not."""
     told = {key: value for key, value in told.items() if _is_told(value)}
     name = told.get("preset")
     if name is not None and name not in PRESETS:
         known = ", ".join(get_args(PresetName))
         raise UsageError(f"'preset': expected one of {known}, found {name!r}{nearest(str(name), list(PRESETS))}")
-    sign = next((key for key in spellings.COMING if key in told), None)
-    name = implied(told) if sign or name is None else name
-    if name is not None and PRESETS[name].coming:
-        said = repr(sign) if sign else f"preset {name!r}"
-        raise UsageError(
-            f"{said}: {PRESETS[name].coming} cannot be trained by this version of git_caption; it trains an image "
-            "encoder, a mapper and a language model, presets git, clipcap, clipcap_opt, nice, instagram and llama_ca"
-        )
-    return name
+    return implied(told) if name is None else name
 
 
 def _flat(told: Mapping[str, Any], preset: Preset, where: str) -> Flat:
@@ -150,8 +143,9 @@ def _split(given: Flat, preset: PresetName | None, where: str) -> Flat:
 def _unless_told(preset: Preset, given: Flat) -> Flat:
     """The preset's defaults for what nothing else tells."""
     own = {key.partition(".")[0] for key in given if key.endswith((".architecture", ".weights")) and given[key]}
-    brought = _is_told(given.get("init_from")) or given.get("objective") == "contrastive"
-    without = {*MODELS, "mixing", "fusion"} if brought else own
+    initial = _is_told(given.get("init_from")) or _is_told(given.get("captioner"))
+    brought = initial or given.get("objective") == "contrastive"
+    without = {*MODELS, "mixing", "fusion", "captioner"} if brought else own
 
     def fits(key: str) -> bool:
         part = key.partition(".")[0]
@@ -162,7 +156,8 @@ def _unless_told(preset: Preset, given: Flat) -> Flat:
         defaults.pop("data", None)  # of no use where it is not: then the data that is missing is asked for
     for case in preset.cases:
         told = {**defaults, **given}
-        if fnmatchcase(_family(case.key, told.get(case.key)), case.pattern) and not _any(case.unless, told):
+        fitting = all(_is(told, *setting) for setting in case.only.items()) and not _any(case.unless, told)
+        if fitting and fnmatchcase(_family(case.key, told.get(case.key)), case.pattern):
             defaults |= {key: value for key, value in case.defaults.items() if fits(key)}
     return defaults
 
@@ -173,11 +168,17 @@ def _is_told(value: Any) -> bool:
 
 
 def _any(settings: Mapping[str, Any], told: Flat) -> bool:
-    return any(fit(told.get(key), type(wanted)) == wanted for key, wanted in settings.items())
+    return any(_is(told, *setting) for setting in settings.items())
+
+
+def _is(told: Flat, key: str, wanted: Any) -> bool:
+    return bool(fit(told.get(key), type(wanted)) == wanted)
 
 
 def _family(key: str, value: Any) -> str:
-    """What a case is matched with: the value, or the model type of a language model's folder."""
+    """What a case is matched with: the value, or what a captioner or a language model's folder says of itself."""
+    if key == "captioner" and value:
+        return captioner_family(str(value))
     if key == "language_model.name" and value and (config := Path(str(value)).expanduser() / "config.json").is_file():
         try:
             return str(json.loads(config.read_text(encoding="utf-8")).get("model_type", ""))

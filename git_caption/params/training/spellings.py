@@ -61,9 +61,6 @@ SPELLINGS = (
 FILE_PREFIX = "prefix"
 """ClipCap's begin of file names: here a folder in the output directory, so that runs beside each other stay apart."""
 
-COMING = ("captioner",)
-"""Flags of presets that cannot be trained yet."""
-
 SPLIT, SPLIT_DEVICES, SPLIT_BLOCKS = "pn", "123", "411"
 """Where the blocks of a language model end on each of several GPUs, and what its tool took these and the GPUs to be."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from git_caption.errors import UsageError
-from git_caption.params.model import AdapterConfig, AdapterTargets
+from git_caption.params.model import AdapterConfig
 from git_caption.params.schema import key, to_dict
 
 
@@ -32,8 +32,10 @@ class TuningParams:
         None, minimum=0, maximum=0.9, help="part of their inputs left out in training; None: 0.05"
     )
     lora_dora: bool | None = key(None, help="DoRA: the length of each column of weights is trained by itself; None: no")
-    lora_targets: AdapterTargets | None = key(
-        None, help="layers of the language model's blocks that LoRA stands beside; None: both"
+    lora_targets: str | None = key(
+        None,
+        help="layers of the language model's blocks that LoRA stands beside: attention, feed_forward, both or their "
+        "own names, as q_proj; several with commas; None: both",
     )
     lora_merge: bool = key(
         False, help="add LoRA to the language model's weights at the end and store these, not an adapter/"

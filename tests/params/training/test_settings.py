@@ -185,18 +185,31 @@ def test_data_of_a_preset_counts_where_it_is(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("config", "preset", "targets"),
     [
-        ({"preset": "blip"}, "preset 'blip': pretrained captioners"),
-        ({"preset": "vit_gpt2"}, "preset 'vit_gpt2': pretrained captioners"),
-        ({"captioner": "Salesforce/blip-image-captioning-base"}, "'captioner': pretrained captioners"),
+        ({"model_type": "blip"}, "blip", "query,value,feed_forward"),
+        ({"model_type": "blip-2"}, "blip", None),
+        ({"model_type": "vision-encoder-decoder", "decoder": {"model_type": "gpt2"}}, "vit_gpt2", "c_attn,c_fc"),
+        ({"model_type": "vision-encoder-decoder", "decoder": {"model_type": "trocr"}}, "vit_gpt2", None),
+        ({"captioner": {"id": "base"}}, "vit_gpt2", "c_attn,c_fc"),
+        ("{", "blip", None),
     ],
 )
-def test_families_to_come_are_refused_in_one_line(flags, said, told):
-    with pytest.raises(UsageError) as caught:
-        settled(told, **flags)
-    assert str(caught.value).startswith(said) and "cannot be trained by this version" in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_a_captioner_implies_the_preset_of_its_family(config, preset, targets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    base = {"model_type": "vision-encoder-decoder", "decoder": {"model_type": "gpt2"}}
+    for name, content in (("base", base), ("captioner", config)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    told = {"captioner": "captioner", "data": "data", "output_dir": "out"}
+    params = settled(told)
+    assert (params.preset, params.tuning.tune, params.tuning.lora_targets) == (preset, "lora", targets)
+    assert params.tuning.lora_rank == 8 and params.parts.image_encoder is None
+    going_on = settled({**told, "captioner": None, "init_from": "captioner"}, preset=preset)
+    assert going_on.parts.captioner is None and going_on.tuning.lora_rank == 8
+    full = settled(told, tune="full")
+    assert (full.tuning.lora_rank, full.tuning.lora_targets, full.optimisation.seed) == (None, None, 42)
 
 
 def test_a_file_prefix_is_a_folder_in_the_output_directory(told):
