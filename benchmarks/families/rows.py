@@ -60,20 +60,9 @@ def git(
     return captioner(encoder, output, mapper, language_model, **QUESTIONS, **others)
 
 
-def crossing(language_model: str) -> dict[str, Any]:
-    """Captions by layers of cross-attention before all blocks of a frozen language model."""
-    layers = {"fusion": "cross_attention", "nb_ca": LAYERS, "epochs": 3, "lr": 2e-3}
-    return captioner("resnet", "grid", None, language_model, **layers)
-
-
 def clipcap(mapper: Mapping[str, Any], encoder: str = "resnet", **others: Any) -> dict[str, Any]:
     """Captions from one pooled row."""
     return captioner(encoder, "pooled", mapper, "gpt2", **others)
-
-
-def split(device_split: str) -> dict[str, Any]:
-    """ClipCap on OPT, whose blocks are on several devices."""
-    return captioner("resnet", "pooled", TRANSFORMER, "opt", **FROZEN, device_split=device_split)
 
 
 def restyled(trained: str, *, family: int = 3, whole: bool = False, **tuning: Any) -> Row:
@@ -95,6 +84,8 @@ def restyled(trained: str, *, family: int = 3, whole: bool = False, **tuning: An
     return Row(family, "ResNet grid, linear, GPT-2", trained, keys, whole, COUNTED)
 
 
+SPLIT = captioner("resnet", "pooled", TRANSFORMER, "opt", **FROZEN, device_split="cpu:1,disk")
+CROSSING = captioner("resnet", "grid", None, "gpt2", fusion="cross_attention", nb_ca=LAYERS, epochs=3, lr=2e-3)
 MIXED = {
     **clipcap(MLP, **TRAINED),
     "image_encoder": {"name": "$resnet/model.safetensors,$vit/model.safetensors", "output": "pooled"},
@@ -162,20 +153,16 @@ ROWS: dict[str, Row] = {
     "clipcap": Row(2, "ResNet pooled, mlp, GPT-2", "mapper, LM", clipcap(MLP, **TRAINED), whole=True),
     "clipcap_prefix": Row(2, "ResNet pooled, transformer, GPT-2", "mapper", clipcap(TRANSFORMER, **FROZEN)),
     "clipcap_vit": Row(2, "ViT pooled, mlp, GPT-2", "mapper, LM", clipcap(MLP, "vit", **TRAINED)),
-    "clipcap_vit_prefix": Row(2, "ViT pooled, transformer, GPT-2", "mapper", clipcap(TRANSFORMER, "vit", **FROZEN)),
     "lora_16": restyled("mapper, LoRA r 16", tune="lora", lora_rank=16, whole=True),
     "lora_4": restyled("mapper, LoRA r 4", tune="lora", lora_rank=4),
     "lora_64": restyled("mapper, LoRA r 64", tune="lora", lora_rank=64),
-    "lora_alone": restyled("LoRA r 16", tune="lora", lora_rank=16, train_mapper=False),
     "head": restyled("head", tune="head"),
     "mapper": restyled("mapper", tune="mapper"),
     "full": restyled("mapper, LM", tune="full"),
     "mixing": Row(4, "ResNet and ViT pooled, mlp, hprod, GPT-2", "mappers, mixing, LM", MIXED, whole=True),
-    "split": Row(5, "ResNet pooled, transformer, OPT", "mapper", split("cpu:1,disk"), whole=True),
-    "crossing": Row(6, "ResNet grid, cross-attention, GPT-2", "cross-attention", crossing("gpt2"), whole=True),
-    "crossing_llama": Row(6, "ResNet grid, cross-attention, LLaMA", "cross-attention", crossing("llama")),
+    "split": Row(5, "ResNet pooled, transformer, OPT", "mapper", SPLIT, whole=True),
+    "crossing": Row(6, "ResNet grid, cross-attention, GPT-2", "cross-attention", CROSSING, whole=True),
     "prompted": restyled("mapper, LM", family=7, tune="full", prompted=True, whole=True),
-    "prompted_lora": restyled("mapper, LoRA r 4", family=7, tune="lora", lora_rank=4, prompted=True),
     "blip": pretrained("blip", "BLIP", whole=True),
     "vit_gpt2": pretrained("vit_gpt2", "ViT, GPT-2"),
     "pretrained_git": pretrained("git", "GIT"),
