@@ -79,6 +79,7 @@ END
 
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
     LC_ALL=C.UTF-8 \
+    PYTHONPATH= \
     XDG_CACHE_HOME=/work/.cache \
     HF_HOME=/work/.cache/huggingface \
     MPLCONFIGDIR=/work/.cache/matplotlib \
@@ -91,7 +92,9 @@ set -eu
 cd /opt/git_caption
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-export XDG_CACHE_HOME="$out/cache" MPLCONFIGDIR="$out/cache/matplotlib"
+for cache in XDG_CACHE_HOME HF_HOME MPLCONFIGDIR TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR; do
+    export "$cache=$out"
+done
 git-caption -p "{'type': 'doctor'}"
 image="'type': 'test_git_inference_single_image', 'model_path': 'data/shapes/model', 'image_path': 'data/shapes/example.jpg'"
 git-caption -p "{$image}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -73,7 +74,7 @@ def test_both_set_the_same_variables_and_no_cache_is_in_the_image() -> None:
     docker = dict(setting.split("=") for setting in joined.split())
     assert docker.keys() == environment.keys()
     for name, value in docker.items():
-        if name in ("PATH", "LC_ALL"):
+        if name in ("PATH", "LC_ALL", "PYTHONPATH"):
             assert environment[name] == value
         else:
             assert value.startswith("/work/.cache")
@@ -88,9 +89,9 @@ def test_the_scripts_are_valid_shell(name: str) -> None:
     ("given", "cache", "weights"),
     [
         ({"HOME": "{tmp}"}, "{tmp}/.cache", "{tmp}/.cache/huggingface"),
-        ({"HOME": "{tmp}/absent"}, "{tmp}/work/.cache", "{tmp}/work/.cache/huggingface"),
+        ({"HOME": "/proc"}, "{tmp}/work/.cache", "{tmp}/work/.cache/huggingface"),
         ({"HOME": "{tmp}", "HF_HOME": "/data/hf"}, "{tmp}/.cache", "/data/hf"),
-        ({"HOME": "{tmp}", "XDG_CACHE_HOME": "/scratch"}, "/scratch", "/scratch/huggingface"),
+        ({"HOME": "/proc", "XDG_CACHE_HOME": "{tmp}/own"}, "{tmp}/own", "{tmp}/own/huggingface"),
     ],
 )
 def test_caches_go_where_something_can_be_written(given, cache, weights, tmp_path) -> None:
@@ -101,7 +102,7 @@ def test_caches_go_where_something_can_be_written(given, cache, weights, tmp_pat
     found = subprocess.run(
         ["/bin/sh", "-c", script],
         cwd=work,
-        env={**environment, "PYTHONPATH": "/host"},
+        env={"PATH": os.environ["PATH"], **environment, "PYTHONPATH": "/host"},
         capture_output=True,
         text=True,
         check=True,
