@@ -28,7 +28,7 @@ CONTAINERS = ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
 DRIVER = Path("/dev/nvidiactl")  # there where a driver of NVIDIA is loaded, and inside a container with --nv
 CACHE_GIB = 20.0  # CLIP ViT-L/14 and a language model of 7 billion parameters in 16 bits
 SHARED_MEMORY_GIB = 1.0  # processes that read pictures for training hand them over there
-METEOR_SECONDS = 60.0
+METEOR_SECONDS = 300.0  # it reads its tables for 10 s where the processor is free
 GIB = 2**30
 
 
