@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from git_caption import processes
 from git_caption.captioner import hub
@@ -108,17 +109,22 @@ def bits() -> Section:
     if (found := _version("bitsandbytes")) is None:
         return Section({"bitsandbytes": "not installed"})
     import torch
-    from bitsandbytes import functional, nn
+    from bitsandbytes.functional import quantize_4bit
+    from bitsandbytes.nn.modules import Linear8bitLt
+
+    def eight(device: str) -> None:
+        layer: Any = Linear8bitLt(64, 64, has_fp16_weights=False)
+        layer.to(device)(torch.randn(1, 64, device=device))
+
+    def four(device: str) -> None:
+        quantize_4bit(torch.randn(64, 64, device=device))
 
     section = Section({"bitsandbytes": found})
     for device in ["cpu", "cuda:0"] if torch.cuda.is_available() else ["cpu"]:
-        for name in ("8 bits", "4 bits"):
+        for name, compute in {"8 bits": eight, "4 bits": four}.items():
             what = f"{name} on {device}"
             try:
-                if name == "4 bits":
-                    functional.quantize_4bit(torch.randn(64, 64, device=device))
-                else:
-                    nn.Linear8bitLt(64, 64, has_fp16_weights=False).to(device)(torch.randn(1, 64, device=device))
+                compute(device)
                 section.facts[what] = "compute"
             except Exception as error:  # its native library fails in many ways
                 section.facts[what] = "do not compute"
