@@ -13,12 +13,19 @@ LOCKED := $(PIP_INSTALL) --no-deps --only-binary :all: --require-hashes
 # A stamp is named after the content it stands for and written last: an interrupted installation has none.
 RUNTIME_LOCKS := requirements/torch.in requirements/torch.lock requirements/base.lock
 RUNTIME := $(VENV)/runtime-$(shell (echo '$(TORCH_INDEX)'; cat $(RUNTIME_LOCKS)) | cksum | cut -d ' ' -f 1).stamp
-DEV := $(VENV)/dev-$(shell cksum < requirements/dev.lock | cut -d ' ' -f 1).stamp
+DEV_LOCKS := requirements/extras.lock requirements/dev.lock
+DEV := $(VENV)/dev-$(shell cat $(DEV_LOCKS) | cksum | cut -d ' ' -f 1).stamp
 
 # Each prints its own report; a new file in benchmarks/ is run too. The learning table takes hours: `make learning`.
 BENCHMARKS := $(filter-out learning,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
-.PHONY: help caption test slow checks bench learning shapes lock clean
+# The image of container.def; CONTAINER_FLAGS='--build-arg java=none ...' changes its arguments.
+APPTAINER ?= $(shell command -v apptainer || command -v singularity || echo apptainer)
+CONTAINER_FLAGS ?=
+COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+BASE ?= debian:bookworm-slim
+
+.PHONY: help caption test slow checks bench learning shapes lock container pin-base clean
 
 help:
 	@echo 'make caption   install, then caption, question and score the embedded example into inference/shapes/'
@@ -29,6 +36,8 @@ help:
 	@echo 'make learning  train each model family on small parts and write docs/learning.md; takes hours, goes on where it was'
 	@echo 'make shapes    remake the embedded example: its TSVs, then its model'
 	@echo 'make lock      remake requirements/*.lock from pyproject.toml (needs uv)'
+	@echo 'make container  build container.sif with Apptainer or Singularity; without root where Apptainer may'
+	@echo 'make pin-base   let container.def and Dockerfile start from the digest that BASE has now'
 	@echo 'make clean     remove .venv, inference/shapes/ and caches'
 	@echo
 	@echo 'PYTHON=python3.12 make ...   the Python that .venv is made with: 3.11, 3.12 or 3.13 (default: python3)'
@@ -66,6 +75,13 @@ checks: $(DEV)
 lock:
 	uv run --no-project requirements/lock.py
 
+container:
+	$(APPTAINER) build --force --build-arg commit=$(COMMIT) $(CONTAINER_FLAGS) container.sif container.def
+	@ls -lh container.sif
+
+pin-base:
+	$(PYTHON) requirements/pin_base.py $(BASE)
+
 clean:
 	rm -rf $(VENV) inference/shapes build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -92,6 +108,6 @@ endif
 
 # By force: an interrupted installation may have left a package in part.
 $(DEV): $(RUNTIME)
-	$(LOCKED) --force-reinstall -r requirements/dev.lock
+	$(LOCKED) --force-reinstall $(DEV_LOCKS:%=-r %)
 	@rm -f $(VENV)/dev-*.stamp
 	@touch $@

@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 
 from git_caption.errors import GitCaptionError, Stopped, UsageError
 
+AS_CTRL_C = (signal.SIGTERM, signal.SIGUSR1)  # the last is Slurm's early warning
+
 
 class Parser(argparse.ArgumentParser):
     """A parser of whole flags only, with `--debug`; its text for help keeps its lines."""
@@ -63,7 +65,7 @@ def run(
     stopped: str,
     end: Callable[[int, str, Callable[[str], None]], int] = _alone,
 ) -> int:
-    """Run a command; what it raises becomes one `error:` block on stderr, SIGTERM what Ctrl-C is.
+    """Run a command; what it raises becomes one `error:` block on stderr, SIGTERM and SIGUSR1 what Ctrl-C is.
 
     Args:
         command: takes the arguments.
@@ -88,7 +90,7 @@ def _outcome(
 ) -> tuple[int, str]:
     """How a command ended: its exit code, and the message of what it raised; the traceback is printed if asked for."""
     try:
-        with _sigterm_as_ctrl_c():
+        with _stopped_as_by_ctrl_c():
             command(arguments)
         sys.stdout.flush()
         return 0, ""
@@ -141,8 +143,8 @@ def _quiet_libraries() -> None:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Inside, SIGTERM raises KeyboardInterrupt; a worker process that inherits this dies of it as usual."""
+def _stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Inside, AS_CTRL_C raise KeyboardInterrupt; a worker process that inherits this dies of them as usual."""
     if threading.current_thread() is not threading.main_thread():  # handlers can be set there only
         yield
         return
@@ -151,11 +153,12 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() == main_process:
             raise KeyboardInterrupt
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
-    earlier = signal.signal(signal.SIGTERM, stop)
+    earlier = {number: signal.signal(number, stop) for number in AS_CTRL_C}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

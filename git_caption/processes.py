@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +29,15 @@ LAUNCHERS = (
 )
 
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+OF_JOBS = (
+    *("SLURM_JOB_ID", "SLURM_JOB_PARTITION", "SLURM_JOB_NUM_NODES", "SLURM_JOB_NODELIST", "SLURM_JOB_GPUS"),
+    *("SLURM_NTASKS", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_GPUS_ON_NODE", "SLURM_MEM_PER_NODE"),
+    *("SLURM_STEP_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_NODES", "SLURM_LAUNCH_NODE_IPADDR", "SLURMD_NODENAME"),
+    *("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"),
+)
+PLACE = ("MASTER_ADDR", "MASTER_PORT")  # where the first process can be met
+STEP_PORTS = range(20_000, 32_000)  # below those that Linux gives to whoever asks for any
+STEPS_OF_A_JOB = 8  # that run at a time with ports of their own
 ATTEMPT = "TORCHELASTIC_RESTART_COUNT"  # torchrun's store outlives the processes of an attempt
 
 ARRAY = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
@@ -84,18 +95,61 @@ def require_one(program: str) -> None:
 def as_torchrun() -> None:
     """Put what another launcher said into the environment as torchrun does, for torch reads it there.
 
+    Where nothing says where the first process can be met, Slurm's variables do.
+
     Raises:
         UsageError: there are several processes, and nothing says where the first one can be met.
     """
     number, size = _rank_and_size()
     if size == 1:
         return
-    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+    for name, value in _slurm_place().items():
+        os.environ.setdefault(name, value)
+    if missing := [name for name in PLACE if not os.environ.get(name)]:
         raise UsageError(
             f"{size} processes were started without {' and '.join(missing)}: set the first one's host and a free port, "
             "or start them with torchrun"
         )
     os.environ.update(RANK=str(number), WORLD_SIZE=str(size), LOCAL_RANK=str(local_rank()))
+
+
+def _slurm_place() -> dict[str, str]:
+    """PLACE by Slurm's variables: the first host of the step, and a port that no other step has; nothing without Slurm.
+
+    SLURM_LAUNCH_NODE_IPADDR, where srun runs, is that of the first host in a batch script only: it stands in where
+    the host's name means nothing to the network.
+    """
+    hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
+    job, step = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_STEP_ID", "0")
+    if not hosts or not job.isdecimal() or not step.isdecimal():
+        return {}
+    port = STEP_PORTS[(int(job) * STEPS_OF_A_JOB + int(step)) % len(STEP_PORTS)]
+    if os.environ.get("SLURM_STEP_NUM_NODES") == "1":
+        host = "127.0.0.1"
+    elif not _has_address(host := first_host(hosts)):
+        host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", host)
+    return {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
+
+
+def first_host(hosts: str) -> str:
+    """The first name of a list as Slurm writes it: `gpu[07-09,12],login` begins with `gpu07`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", hosts)  # to the first comma that is not in brackets
+    assert first is not None, "it matches nothing at least"
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
+
+
+def _has_address(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+def launched_with() -> dict[str, str]:
+    """What launchers put into the environment, as far as it says which process this is and what it may use."""
+    own = {*PLACE, *LOCAL_RANKS, *(name for names in LAUNCHERS for name in names), ATTEMPT, *OF_JOBS}
+    return {name: os.environ[name] for name in sorted(own & os.environ.keys())}
 
 
 def local_rank() -> int:

@@ -1,8 +1,9 @@
 """Remakes the lock files beside this one from pyproject.toml and torch.in: `uv run --no-project requirements/lock.py`.
 
 Pins already locked are kept where they still fit; arguments go to `uv pip compile`, for example `--upgrade` or
-`--upgrade-package pillow`. One resolution for Python 3.11 to 3.13 on Linux and macOS is split into three files:
-torch.lock (left out where `TORCH_INDEX` names another build), base.lock and dev.lock (tests and checks).
+`--upgrade-package pillow`. One resolution for Python 3.11 to 3.13 on Linux and macOS is split into four files:
+torch.lock (left out where `TORCH_INDEX` names another build), base.lock, extras.lock (what some runs need: peft,
+datasets, TensorBoard) and dev.lock (tests and checks).
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("torch", "base", "dev")
+NAMES = ("torch", "base", "extras", "dev")
+BASE = ["8bit", "metrics"]
+EXTRAS = [*BASE, "datasets", "lora", "tensorboard"]
 TORCH_FAMILY = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
 
 
@@ -37,15 +41,20 @@ def compile_lock(extras: list[str], arguments: list[str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Resolve once with the tools for tests and checks and once without, and deal the packages out to the files."""
-    everything = compile_lock(["8bit", "metrics", "dev"], sys.argv[1:])
-    runtime = compile_lock(["8bit", "metrics"], sys.argv[1:])
+    """Resolve with all extras and with fewer, and deal each package out to the first file that needs it."""
+    everything = compile_lock(["dev"], sys.argv[1:])
+    base, extras = compile_lock(BASE, sys.argv[1:]), compile_lock(EXTRAS, sys.argv[1:])
     locks: dict[str, list[str]] = {name: [] for name in NAMES}
     for package, entry in everything.items():
-        name = "torch" if TORCH_FAMILY.fullmatch(package) else "base" if package in runtime else "dev"
-        locks[name].append(entry)
+        locks[_lock_of(package, base, extras)].append(entry)
     for name, entries in locks.items():
         (HERE / f"{name}.lock").write_text("# Made by requirements/lock.py; do not edit.\n" + "".join(entries))
+
+
+def _lock_of(package: str, base: Collection[str], extras: Collection[str]) -> str:
+    if TORCH_FAMILY.fullmatch(package):
+        return "torch"
+    return "base" if package in base else "extras" if package in extras else "dev"
 
 
 if __name__ == "__main__":

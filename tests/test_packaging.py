@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ("torch", "base", "dev")
+LOCKS = ("torch", "base", "extras", "dev")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 REQUIREMENTS = [Requirement(text) for text in chain(PROJECT["dependencies"], *EXTRAS.values())]
@@ -50,12 +50,12 @@ def test_torch_and_what_belongs_to_its_build_are_in_the_torch_lock_alone() -> No
     )
     assert {"torch", "torchvision"} == set(wanted)
     assert wanted.items() <= torch.items()
-    assert not [name for name in [*locked("base"), *locked("dev")] if re.match(r"torch|nvidia|cuda|triton", name)]
+    assert not [name for lock in LOCKS[1:] for name in locked(lock) if re.match(r"torch|nvidia|cuda|triton", name)]
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
 def test_the_locked_version_is_within_the_range_of_the_package(requirement: Requirement) -> None:
-    pins = {**locked("torch"), **locked("base"), **locked("dev")}
+    pins = {package: version for name in LOCKS for package, version in locked(name).items()}
     if requirement.name == PROJECT["name"]:  # an extra made of extras
         assert requirement.extras <= EXTRAS.keys()
     else:
@@ -149,13 +149,13 @@ def test_the_second_run_installs_nothing(clone: Path) -> None:
     assert all("--require-hashes" in line for line in first)
     assert [re.findall(r"requirements/\S+", line) for line in first] == [
         ["requirements/torch.lock", "requirements/base.lock"],
-        ["requirements/dev.lock"],
+        ["requirements/extras.lock", "requirements/dev.lock"],
     ]
     assert make(clone, "test", PYTHON="no-longer-asked").returncode == 0
     assert asked(clone) == ["-m pytest -n auto --maxprocesses 4 --dist loadfile"]
 
 
-@pytest.mark.parametrize("broken", ["base.lock", "dev.lock"])
+@pytest.mark.parametrize("broken", ["base.lock", "extras.lock", "dev.lock"])
 def test_an_installation_that_failed_is_done_again(clone: Path, broken: str) -> None:
     assert make(clone, "checks", **FAKE, BREAK=broken).returncode != 0
     asked(clone)
@@ -163,7 +163,7 @@ def test_an_installation_that_failed_is_done_again(clone: Path, broken: str) -> 
     assert any(broken in line for line in installed(clone))
 
 
-@pytest.mark.parametrize("name", ["torch.lock", "base.lock", "dev.lock"])
+@pytest.mark.parametrize("name", ["torch.lock", "base.lock", "extras.lock", "dev.lock"])
 def test_a_changed_lock_is_installed_and_a_touched_one_is_not(clone: Path, name: str) -> None:
     assert make(clone, "test", **FAKE).returncode == 0
     asked(clone)

@@ -117,6 +117,61 @@ def test_several_processes_have_to_know_where_to_meet(monkeypatch):
     assert os.environ == {}
 
 
+STEP = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0"}
+
+
+def met_at(monkeypatch: pytest.MonkeyPatch, **launched: str) -> tuple[str, int]:
+    monkeypatch.setattr(os, "environ", dict(launched))
+    as_torchrun()
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+
+def test_processes_of_srun_meet_at_the_first_host_of_their_step(monkeypatch):
+    monkeypatch.setattr(processes, "_has_address", lambda host: host == "gpu07")
+    nodes = {"SLURM_JOB_NODELIST": "gpu[05-09]", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_STEP_NUM_NODES": "2"}
+    host, port = met_at(monkeypatch, **STEP, **nodes)
+    assert host == "gpu07"
+    assert 20_000 <= port < 32_000  # under Linux's ephemeral ports
+    assert met_at(monkeypatch, **STEP, **nodes, MASTER_ADDR="ib-gpu07", MASTER_PORT="29500") == ("ib-gpu07", 29500)
+    assert met_at(monkeypatch, **STEP, **nodes, MASTER_ADDR="ib-gpu07") == ("ib-gpu07", port)
+
+
+def test_a_host_without_an_address_is_met_where_srun_runs(monkeypatch):
+    monkeypatch.setattr(processes, "_has_address", lambda _: False)
+    nodes = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_NODES": "2", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7"}
+    assert met_at(monkeypatch, **STEP, **nodes)[0] == "10.0.0.7"
+
+
+def test_processes_of_one_node_meet_there(monkeypatch):
+    assert met_at(monkeypatch, **STEP, SLURM_STEP_NODELIST="n1", SLURM_STEP_NUM_NODES="1")[0] == "127.0.0.1"
+
+
+def test_steps_that_run_at_a_time_have_ports_of_their_own(monkeypatch):
+    nodes = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "n1", "SLURM_STEP_NUM_NODES": "1"}
+    ports = {
+        met_at(monkeypatch, **nodes, SLURM_JOB_ID=str(job), SLURM_STEP_ID=str(step))[1]
+        for job in range(900, 920)
+        for step in range(8)
+    }
+    assert len(ports) == 20 * 8
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [
+        ("n1", "n1"),
+        ("n1,n2", "n1"),
+        ("n[1-2]", "n1"),
+        ("gpu[07-09,12],login", "gpu07"),
+        ("a-100-[003,005-007]", "a-100-003"),
+        ("rack[2-3]n[04-05].hpc", "rack2n04.hpc"),
+        ("login,n[1-2]", "login"),
+    ],
+)
+def test_the_first_host_of_slurms_lists(hosts, first):
+    assert processes.first_host(hosts) == first
+
+
 @pytest.mark.parametrize(("gpus", "own"), [(0, "auto"), (1, "cuda:0"), (2, "cuda:1"), (8, "cuda:3")])
 def test_processes_of_one_machine_take_a_gpu_each(monkeypatch, gpus, own):
     import torch

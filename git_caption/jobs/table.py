@@ -118,6 +118,8 @@ JOBS = {
     ),
     "prefetch": _job("prefetch:prefetch", "prefetch:PrefetchParams", "fetch weights into the cache, for runs offline"),
     "make_shapes": _job("shapes:make", "shapes:ShapesDataParams", "make the embedded example's TSVs anew"),
+    "submit": _job("submit:submit", "submit:SubmitParams", "give a job or a training to Slurm"),
+    "doctor": _job("doctor:doctor", "doctor:DoctorParams", "tell what this machine has, and what would not work on it"),
     "help": _job("help:show", "help:HelpParams", "explain a job: its keys, their meaning, an example that runs"),
 }
 

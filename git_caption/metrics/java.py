@@ -92,11 +92,7 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]], timeou
     Raises:
         Unavailable: Java is too new, its models are not there, it ran too long or failed.
     """
-    require(SPICE_NEWEST_JAVA)
-    program = jar(SPICE_JAR)
-    models = [program.parent / "lib" / f"stanford-corenlp-3.6.0{part}.jar" for part in ("", "-models")]
-    if missing := [str(path) for path in models if not path.is_file()]:
-        raise Unavailable(f"needs Stanford CoreNLP 3.6.0 beside its jar: {' and '.join(missing)} not found")
+    program = require_spice()
     with tempfile.TemporaryDirectory(prefix="git_caption_spice_") as folder:
         source, result = Path(folder, "in.json"), Path(folder, "out.json")
         entries = [
@@ -108,6 +104,16 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]], timeou
         _run(["-Xmx8G", "-jar", str(program), str(source), *options], folder, timeout)
         found = {entry["image_id"]: entry["scores"] for entry in json.loads(result.read_text(encoding="utf-8"))}
     return [found[number] for number in range(len(entries))]
+
+
+def require_spice() -> Path:
+    """SPICE's jar. Raises Unavailable where it, its models or a Java that is old enough are not there."""
+    require(SPICE_NEWEST_JAVA)
+    program = jar(SPICE_JAR)
+    models = [program.parent / "lib" / f"stanford-corenlp-3.6.0{part}.jar" for part in ("", "-models")]
+    if missing := [str(path) for path in models if not path.is_file()]:
+        raise Unavailable(f"needs Stanford CoreNLP 3.6.0 beside its jar: {' and '.join(missing)} not found")
+    return program
 
 
 class Meteor:

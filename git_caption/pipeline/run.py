@@ -19,7 +19,7 @@ from git_caption.errors import DataError, JobFailed, Stopped, UsageError
 from git_caption.pipeline.chunks import CHUNK_ROWS, FailedRow, PartFormat, Parts, opened
 from git_caption.pipeline.shares import Claimed, Share, Whole
 from git_caption.pipeline.tsv_parts import TSV
-from git_caption.pipeline.workers import RowSource, read_chunks
+from git_caption.pipeline.workers import STOPPING, RowSource, read_chunks
 from git_caption.samples.inputs import identity
 from git_caption.samples.sample import Failure
 
@@ -81,7 +81,7 @@ def run(
     0 joins them, and all return what became of the whole.
 
     Raises DataError for a failed row if `on_error` is 'raise', JobFailed past `max_errors` failed rows (chunks computed
-    until then are kept), Stopped on SIGINT or SIGTERM, and what `opened` and `read_chunks` raise.
+    until then are kept), Stopped on a stopping signal, and what `opened` and `read_chunks` raise.
     """
     started = time.monotonic()
     ranks = processes.met()
@@ -231,11 +231,11 @@ class _Stopping:
 
 @contextmanager
 def _stoppable(parts: Parts) -> Iterator[_Stopping]:
-    """Inside, SIGINT and SIGTERM raise Stopped; handlers can be set in the main thread only."""
+    """Inside, STOPPING signals raise Stopped; handlers can be set in the main thread only."""
     stopping = _Stopping()
     earlier = {}
     if threading.current_thread() is threading.main_thread():
-        earlier = {number: signal.signal(number, stopping.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        earlier = {number: signal.signal(number, stopping.handle) for number in STOPPING}
     try:
         yield stopping
     except (_Signalled, JobFailed) as error:

@@ -117,9 +117,10 @@ def read_chunks(
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy threads and CUDA state in mid-air
     leash, leash_end = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(
-        num_workers, context, initializer=_start, initargs=(pickle.dumps(source), leash, hang_seconds)
-    )
+    with signals_held():  # Python's own process for semaphores starts here, and would die of SIGUSR1
+        pool = ProcessPoolExecutor(
+            num_workers, context, initializer=_start, initargs=(pickle.dumps(source), leash, hang_seconds)
+        )
     window: deque[tuple[int, list[tuple[range, Future[list[object]]]]]] = deque()
     numbers = iter(chunks)
     try:

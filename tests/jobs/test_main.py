@@ -234,7 +234,8 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_sigterm_ends_a_job_with_75() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stopping_signal_ends_a_job_with_75(number: signal.Signals) -> None:
     code = (
         "import sys, types, time\n"
         "from git_caption.jobs import table, main\n"
@@ -250,6 +251,6 @@ def test_sigterm_ends_a_job_with_75() -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (75, "error: stopped; run the same command again to go on\n")

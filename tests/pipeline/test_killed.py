@@ -101,7 +101,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
     assert met >= 0.8 * runs, f"{met} of {runs} kills met a run with chunks committed and no output"
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT"), (signal.SIGUSR1, "SIGUSR1")]
+)
 def test_a_signal_to_the_whole_group_stops_with_the_parts_kept(
     tmp_path: Path, undisturbed: dict[str, bytes], number: signal.Signals, name: str
 ) -> None:

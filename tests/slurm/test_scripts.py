@@ -1,0 +1,169 @@
+"""What the batch scripts do by themselves, with programs in place of Slurm's."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH = sorted((ROOT / "slurm").glob("*.sbatch"))
+PROGRAMS = {
+    "srun": 'echo "$*" >> srun.said; while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "scontrol": """case "$*" in
+        "show hostnames "*) echo n1; echo n2 ;;
+        "show node n1") echo " Arch=x86_64 NodeAddr=10.0.0.1 Version=22" ;;
+        *) echo "$*" >> scontrol.said ;;
+        esac""",
+    "scancel": 'echo "$*" >> scancel.said; kill -TERM "$(cat step.pid)"',
+    "apptainer": 'echo "$*" > apptainer.said',
+}
+
+
+@pytest.fixture
+def job(tmp_path: Path):
+    """Gives what starts a batch script as Slurm does; the folder holds what Slurm's programs were told."""
+    (tmp_path / "slurm").symlink_to(ROOT / "slurm")
+    (tmp_path / "bin").mkdir()
+    for name, body in PROGRAMS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_CPUS_PER_TASK": "4",
+        "SLURM_ARRAY_TASK_ID": "3",
+    }
+
+    def start(script: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["bash", script, *arguments],
+            cwd=tmp_path,
+            env={**environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+def step(tmp_path: Path, body: str) -> str:
+    """A program that stands for Python: writes its number, then does `body`."""
+    path = tmp_path / "python"
+    path.write_text(f'#!/bin/bash\ntrap "exit 75" TERM\necho "$@" > asked\n{body}\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "queued"), [(0, False), (1, False), (2, False), (75, True)], ids=["done", "failed", "usage", "stopped"]
+)
+def test_a_job_is_queued_again_only_where_its_state_was_saved(job, tmp_path, code, queued) -> None:
+    process = job(str(ROOT / "slurm/evaluate.sbatch"), "-f", "jobs.yaml", PYTHON=step(tmp_path, f"exit {code}"))
+    process.communicate(timeout=30)
+    assert process.returncode == code
+    assert (tmp_path / "asked").read_text() == "inference.py -f jobs.yaml\n"
+    requeued = (tmp_path / "scontrol.said").read_text() if (tmp_path / "scontrol.said").exists() else ""
+    assert requeued == ("requeue 17\n" if queued else "")
+
+
+def test_a_warning_stops_the_step_and_queues_the_job_again(job, tmp_path) -> None:
+    python = step(tmp_path, "echo $PPID > step.pid; while true; do sleep 0.05; done")
+    process = job(str(ROOT / "slurm/infer.sbatch"), PYTHON=python)
+    while not (tmp_path / "step.pid").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert said.splitlines() == ["the time is nearly up: stopping", "stopped early: queued again"]
+    assert (tmp_path / "scancel.said").read_text() == "--signal=TERM 17\n"
+    assert (tmp_path / "scontrol.said").read_text() == "requeue 17\n"
+
+
+def test_a_task_that_a_signal_meets_ends_with_75_whatever_its_launcher_makes_of_it(tmp_path) -> None:
+    command = [
+        "bash",
+        str(ROOT / "slurm/task.sh"),
+        "bash",
+        "-c",
+        "trap 'exit 1' TERM; echo; while true; do sleep 0.05; done",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"\n"
+    process.terminate()
+    assert process.wait(timeout=30) == 75
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 75, 137])
+def test_a_task_ends_as_its_command(code) -> None:
+    assert subprocess.run(["bash", str(ROOT / "slurm/task.sh"), "bash", "-c", f"exit {code}"]).returncode == code
+
+
+def test_training_starts_a_torchrun_on_each_node(job, tmp_path) -> None:
+    process = job(
+        str(ROOT / "slurm/train.sbatch"),
+        "--config",
+        "a.yaml",
+        PYTHON=step(tmp_path, "env > env"),
+        SLURM_GPUS_ON_NODE="2",
+    )
+    process.communicate(timeout=30)
+    asked = (tmp_path / "asked").read_text()
+    assert asked.startswith("-m torch.distributed.run --nnodes=2 --nproc-per-node=2 ")
+    assert "--rdzv-id=17 --rdzv-endpoint=10.0.0.1:20136 " in asked
+    assert asked.endswith(" train.py --config a.yaml\n")
+    variables = (tmp_path / "env").read_text().splitlines()
+    assert {"OMP_NUM_THREADS=2", "SRUN_CPUS_PER_TASK=4", "MASTER_ADDR=10.0.0.1"} <= set(variables)
+
+
+def test_a_part_of_a_download_is_named_by_its_task_whatever_else_the_array_holds(job, tmp_path) -> None:
+    job(str(ROOT / "slurm/download.sbatch"), "--data_root", "d", PYTHON=step(tmp_path, ""), SHARDS="16").wait(
+        timeout=30
+    )
+    assert (tmp_path / "asked").read_text() == "download.py --shard 3/16 --data_root d\n"
+
+
+def test_a_step_runs_in_the_container_that_is_named(job, tmp_path) -> None:
+    job(str(ROOT / "slurm/infer.sbatch"), "-f", "j.yaml", CONTAINER="c.sif", BIND="/a,/b", PYTHON="/host").wait(
+        timeout=30
+    )
+    assert (tmp_path / "apptainer.said").read_text() == "exec --nv --bind /a,/b c.sif python3 inference.py -f j.yaml\n"
+
+
+@pytest.mark.parametrize("path", BATCH, ids=lambda path: path.name)
+def test_each_batch_script_is_warned_and_may_be_queued_again(path: Path) -> None:
+    options = re.findall(r"^#SBATCH (\S+)$", path.read_text(), re.MULTILINE)
+    assert {"--signal=B:USR1@60", "--requeue", "--open-mode=append"} <= set(options)
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_stages_whose_files_are_there_follow_one_another(job, tmp_path) -> None:
+    (tmp_path / "bin" / "sbatch").write_text('#!/bin/bash\necho "$*" >> sbatch.said\nwc -l < sbatch.said\n')
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    (tmp_path / "run").mkdir()
+    for name in ("prepare.yaml", "train.yaml", "evaluate.yaml"):
+        (tmp_path / "run" / name).write_text("")
+    (tmp_path / "run" / "resources.args").write_text("train --nodes=2 --time=1:00:00\n")
+    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    said = subprocess.run(
+        ["slurm/pipeline.sh", "run", "--partition=gpu"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    common = "--kill-on-invalid-dep=yes"
+    assert (tmp_path / "sbatch.said").read_text().splitlines() == [
+        f"--parsable --job-name=prepare {common} --partition=gpu slurm/evaluate.sbatch -f run/prepare.yaml",
+        f"--parsable --job-name=train {common} --dependency=afterok:1 --partition=gpu --nodes=2 --time=1:00:00 "
+        "slurm/train.sbatch --config run/train.yaml",
+        f"--parsable --job-name=evaluate {common} --dependency=afterok:2 --partition=gpu slurm/evaluate.sbatch "
+        "-f run/evaluate.yaml",
+    ]
+    assert said.stdout.splitlines()[:2] == ["prepare: job 1", "train: job 2, dependency=afterok:1"]
