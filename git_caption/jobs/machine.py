@@ -16,6 +16,7 @@ from git_caption import processes
 from git_caption.captioner import hub
 from git_caption.errors import reason
 from git_caption.metrics import java
+from git_caption.params.hub_cache import cache_folder
 
 NEEDED = ("torch", "torchvision", "transformers", "tokenizers", "open_clip_torch", "accelerate", "numpy", "pillow")
 OPTIONAL = {
@@ -157,7 +158,7 @@ def space() -> Section:
     """Where caches and temporary files go, and whether something can be written there. Quotas do not show."""
     section = Section()
     folders = {
-        "weights": hub.cache_folder(),
+        "weights": cache_folder(),
         "temporary files": Path(tempfile.gettempdir()),
         "this folder": Path.cwd(),
         "shared memory": Path("/dev/shm"),
@@ -176,7 +177,7 @@ def space() -> Section:
             section.troubles["scores by Java"] = f"nothing can be written to {folder}: set TMPDIR"
         if name == "shared memory" and free < SHARED_MEMORY_GIB:
             section.troubles["train.py with --num_workers"] = f"{folder} has {free:.2f} GiB: use --num_workers 0"
-    section.facts["repositories in the cache"] = str(len(list(hub.cache_folder().glob("models--*"))))
+    section.facts["repositories in the cache"] = str(len(list(cache_folder().glob("models--*"))))
     section.facts["requests to the hub"] = "forbidden by HF_HUB_OFFLINE" if hub.is_offline() else "allowed"
     section.facts["HF_TOKEN"] = "set" if os.environ.get("HF_TOKEN") else "not set"
     return section
