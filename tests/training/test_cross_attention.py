@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from git_caption.captioner.captioner import Captioner
-from git_caption.jobs.shapes import make
-from git_caption.params.shapes import ShapesDataParams
 from git_caption.text.tokenizer import encode_target, load_tokenizer
 from git_caption.training.main import main
-from git_caption.tsv.rows import CaptionRow, parse_caption_row
-from git_caption.tsv.writer import TsvWriter
-from tests import hub_cache
+from git_caption.tsv.rows import parse_caption_row
+from tests import hub_cache, small_runs
+from tests.small_runs import losses
 
 ENCODER = {
     "name": "custom",
@@ -35,10 +32,7 @@ ENCODER = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
-    make(ShapesDataParams(out_dir=str(folder), train=16, test=2))
-    with TsvWriter(folder / "short.tsv") as writer:
-        for number, line in enumerate((folder / "train.img.tsv").read_text().splitlines()):
-            writer.write(CaptionRow(line.split("\t")[0], (hub_cache.TEXTS[number % 4],)).columns())
+    small_runs.scenes(folder)
     return folder
 
 
@@ -51,29 +45,15 @@ def language_models(tmp_path_factory) -> dict[str, Path]:
 def run(data: Path, out: Path, language_model: Path, **changes: Any) -> int:
     """An epoch of four steps."""
     values = {
-        "output_dir": str(out),
         "image_tsv": str(data / "train.img.tsv"),
         "caption_tsv": str(data / "short.tsv"),
         "image_encoder": ENCODER,
         "language_model": {"name": str(language_model)},
         "fusion": "cross_attention",
         "nb_ca": 2,
-        "bs": 4,
         "epochs": 1,
-        "lr": 1e-2,
-        "num_workers": 0,
-        "log_every": 1,
-        "device": "cpu",
-        **changes,
     }
-    path = out.parent / f"{out.name}.json"
-    path.write_text(json.dumps(values))
-    return main(["--config", str(path)])
-
-
-def losses(out: Path) -> list[float]:
-    with open(out / "journal.csv", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+    return small_runs.run(out, **{**values, **changes})
 
 
 def loss_of_the_language_model(folder: Path, data: Path) -> float:

@@ -17,9 +17,9 @@ from git_caption.captioner.pretrained import PretrainedCaptioner
 from git_caption.jobs.main import main as job
 from git_caption.model.git import TextBatch
 from git_caption.training.loop import TrainingRun
-from git_caption.training.main import main
-from tests import hub_cache
+from tests import hub_cache, small_runs
 from tests.pretrained_models import FAMILIES, SIDE, blip, llava
+from tests.small_runs import losses
 
 pytest.importorskip("peft")
 TRAINED = ("blip", "blip2", "blip2_seq2seq", "git", "vit_gpt2")
@@ -50,26 +50,7 @@ def data(tmp_path_factory) -> Path:
 
 def run(data: Path, out: Path, **changes: Any) -> int:
     """Four steps of two epochs."""
-    values = {
-        "output_dir": str(out),
-        "data": str(data),
-        "bs": 4,
-        "epochs": 2,
-        "lr": 1e-2,
-        "warmup_steps": 0,
-        "num_workers": 0,
-        "log_every": 1,
-        "device": "cpu",
-        **changes,
-    }
-    path = out.parent / f"{out.name}.json"
-    path.write_text(json.dumps(values))
-    return main(["--config", str(path)])
-
-
-def losses(out: Path) -> list[float]:
-    with open(out / "journal.csv", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+    return small_runs.run(out, **{"data": str(data), "epochs": 2, **changes})
 
 
 def loaded(folder: Path) -> PretrainedCaptioner:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 from dataclasses import replace
 from functools import partial
@@ -15,17 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from git_caption.captioner.captioner import Captioner
-from git_caption.jobs.shapes import make
 from git_caption.model.git import GitNetwork, TextBatch
 from git_caption.model.language import build_language_model
 from git_caption.model.vision import Features
 from git_caption.params.model import LanguageModelConfig, WeightsSource
-from git_caption.params.shapes import ShapesDataParams
-from git_caption.training.main import main
-from git_caption.tsv.rows import CaptionRow
-from git_caption.tsv.writer import TsvWriter
-from tests import hub_cache
+from tests import hub_cache, small_runs
 from tests.small_captioner import adapted, small_captioner
+from tests.small_runs import losses
 
 pytest.importorskip("peft")
 
@@ -46,10 +41,7 @@ ENCODER = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
-    make(ShapesDataParams(out_dir=str(folder), train=16, test=2))
-    with TsvWriter(folder / "short.tsv") as writer:
-        for number, line in enumerate((folder / "train.img.tsv").read_text().splitlines()):
-            writer.write(CaptionRow(line.split("\t")[0], (hub_cache.TEXTS[number % 4],)).columns())
+    small_runs.scenes(folder)
     return folder
 
 
@@ -71,27 +63,8 @@ def start(tmp_path_factory, language_models) -> Path:
 
 def run(data: Path, out: Path, **changes: Any) -> int:
     """Two epochs of four steps, from a checkpoint or from parts."""
-    values = {
-        "output_dir": str(out),
-        "image_tsv": str(data / "train.img.tsv"),
-        "caption_tsv": str(data / "short.tsv"),
-        "bs": 4,
-        "epochs": 2,
-        "lr": 1e-2,
-        "warmup_steps": 0,
-        "num_workers": 0,
-        "log_every": 1,
-        "device": "cpu",
-        **changes,
-    }
-    path = out.parent / f"{out.name}.json"
-    path.write_text(json.dumps(values))
-    return main(["--config", str(path)])
-
-
-def losses(out: Path) -> list[float]:
-    with open(out / "journal.csv", newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+    tsvs = {"image_tsv": str(data / "train.img.tsv"), "caption_tsv": str(data / "short.tsv")}
+    return small_runs.run(out, **{**tsvs, "epochs": 2, **changes})
 
 
 def changed(before: Path, after: Path) -> set[str]:
