@@ -1,4 +1,4 @@
-"""What a run tells: a line while it goes on, where someone looks at it, and a table by cause at its end."""
+"""What a run tells: a line while it goes on, and a table by cause at its end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from git_caption.downloads.status import OK
 
 SHOWN = 3  # causes in the line
 EVERY_SECONDS = 1.0
+EVERY_LOGGED_SECONDS = 60.0
 
 # Shares of CC3M's images that others got, the latest published that could be found; none tells causes.
 SEEN = {
@@ -23,7 +24,7 @@ SEEN = {
 
 
 class Progress:
-    """The line on a terminal; nothing elsewhere."""
+    """The line on a terminal, renewed; elsewhere, as in the log of a batch job, a line a minute."""
 
     def __init__(self, name: str, todo: int) -> None:
         self._name = name
@@ -32,15 +33,20 @@ class Progress:
         self._bytes = 0
         self._started = self._shown = time.monotonic()
         self._terminal = sys.stderr.isatty()
+        self._every = EVERY_SECONDS if self._terminal else EVERY_LOGGED_SECONDS
 
     def add(self, cause: str, size: int) -> None:
         """Count an address whose status row is on the disk, and the bytes that came."""
         self._causes[cause] += 1
         self._bytes += size
         now = time.monotonic()
-        if self._terminal and now - self._shown >= EVERY_SECONDS:
+        if now - self._shown >= self._every:
             self._shown = now
-            print(f"\r{self.line(now - self._started)}\x1b[K", end="", file=sys.stderr, flush=True)
+            line = self.line(now - self._started)
+            if self._terminal:
+                print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+            else:
+                print(line, file=sys.stderr, flush=True)
 
     def line(self, seconds: float) -> str:
         """What has been done in so many seconds, and how long the rest will take."""
@@ -83,4 +89,6 @@ def table(name: str, causes: Counter[str], size: int, *, cc3m: bool) -> str:
         lines.append(f"  {cause:<16}{count:>10}{100 * count / max(1, total):>8.1f} %{others}")
     if seen:
         lines.append(f"  others: {source}")
+    if causes["private_address"]:
+        lines.append("  private_address: refused; where they are meant: --retry private_address --allow_private")
     return "\n".join(lines)

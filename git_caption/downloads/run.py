@@ -24,6 +24,7 @@ from git_caption.params.download import SHARD, DownloadParams
 from git_caption.tsv.writer import write_atomically
 
 CC3M = {"val": "Validation_GCC-1.1.0-Validation.tsv", "train": "Train_GCC-training.tsv"}
+CC3M_PAGE = "https://ai.google.com/research/ConceptualCaptions/"
 TODO, DONE = 0, 1
 
 
@@ -60,7 +61,10 @@ def _tasks(params: DownloadParams) -> list[Task]:
     root = Path(str(addresses.data_root))
     there = {name: root / table for name, table in CC3M.items() if (root / table).is_file()}
     if not there:
-        raise UsageError(f"{root}: neither {' nor '.join(CC3M.values())} is there: its page gives both")
+        raise UsageError(
+            f"{root}: neither {' nor '.join(CC3M.values())} is there: get them at {CC3M_PAGE}, or name another list by "
+            "--list"
+        )
     folder = (
         Path(output.output_dir) if output.output_dir else root / ("" if output.format == "files" else output.format)
     )

@@ -25,7 +25,7 @@ from git_caption.samples.nice import read_nice
 from git_caption.samples.open_data import open_data
 from git_caption.samples.prepared import PreparedRows, columns_of, has_images
 from git_caption.samples.training_data import Column, TrainingData
-from git_caption.samples.vqav2 import VqaV2
+from git_caption.samples.vqa import VqaQuestions, read_split
 
 
 def cc3m(params: prepare.Cc3mParams) -> None:
@@ -49,7 +49,7 @@ def coco_test(params: prepare.CocoTestParams) -> None:
 
 def vqav2(params: prepare.VqaV2Params) -> None:
     """A split of VQAv2: images and questions, with answers where there are any."""
-    write(params, lambda: VqaV2(Path(params.data), params.split))
+    write(params, lambda: read_split(Path(params.data), params.split))
 
 
 def nice(params: prepare.NiceParams) -> None:
@@ -95,7 +95,7 @@ def write(params: Any, opened: Callable[[], TrainingData]) -> None:
     with processes.rank_0_first():  # it writes the index of a TSV
         data = opened()
     if image_dir := getattr(params, "image_dir", None):
-        assert isinstance(data, ImageList | VqaV2), "the only ones with that key"
+        assert isinstance(data, ImageList | VqaQuestions), "the only ones with that key"
         data.folders = (Path(image_dir), *data.folders)
     chosen = params.preparing
     images = has_images(data) if chosen.images is None else chosen.images

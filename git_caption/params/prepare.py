@@ -125,8 +125,8 @@ class VqaV2Params(PrepareParams):
     """Keys of `prepare_vqav2`."""
 
     data: str = key(
-        help="folder of v2_OpenEnded_mscoco_val2014_questions.json, ..., annotations and images",
-        kind="input_dir",
+        help="folder of v2_OpenEnded_mscoco_val2014_questions.json, ..., annotations and images; or such a file",
+        kind="source",
         aliases=("data_dir",),
         example="data/vqav2",
     )

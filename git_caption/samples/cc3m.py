@@ -43,7 +43,10 @@ class Cc3m:
         found = [folder / name for name in FOLDERS[split] if (folder / name).is_dir()]
         if not found:
             tried = " or ".join(FOLDERS[split])
-            raise UsageError(f"{folder}: no folder {tried} beside {self.table.path.name}, expected its images there")
+            raise UsageError(
+                f"{folder}: no folder {tried} beside {self.table.path.name}, expected its images there; python3 "
+                f"download.py --data_root {folder} fetches them"
+            )
         self.images = found[0]
         numbers = np.sort(_numbers(self.images))
         self._lines = numbers[numbers < len(self.table)]

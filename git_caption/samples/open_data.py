@@ -110,30 +110,14 @@ def _json(path: Path, document: Any, chosen: Choices) -> TrainingData:
     if coco.is_clipcap(document) and chosen.image_column is None:
         return coco.read_clipcap(path, document, chosen.split)
     if vqa.is_questions(document) or vqa.is_answers(document):
-        return _vqa(path, document, chosen)
+        refuse(chosen.split, "a file of VQA", str(path))
+        return vqa.read_answered(path, document)
     if isinstance(document, list):
         return table.read_json_list(path, document, chosen.split, chosen.image_column, chosen.caption_column)
     raise DataError(
         f'{path}: a JSON {type(document).__name__} that is no data set; expected a list of {{"image", "text"}}, '
         "annotations of COCO, Karpathy's splits or questions of VQA"
     )
-
-
-def _vqa(path: Path, document: dict[str, Any], chosen: Choices) -> TrainingData:
-    """Questions and answers, told by either of the two files."""
-    refuse(chosen.split, vqa.VqaQuestions.kind, str(path))
-    if vqa.is_questions(document):
-        answers = vqa.answers_of(path)
-        return vqa.VqaQuestions(path, document, answers, _checked(answers, vqa.is_answers))
-    questions = vqa.questions_of(path)
-    return vqa.VqaQuestions(questions, _checked(questions, vqa.is_questions), path, document)
-
-
-def _checked(path: Path, is_it: Callable[[Any], bool]) -> dict[str, Any]:
-    document: dict[str, Any] = table.load_json(path)
-    if not is_it(document):
-        raise DataError(f'{path}: expected an object as VQA has it, with a list of "questions" or "annotations"')
-    return document
 
 
 def _in_folder(folder: Path, chosen: Choices, only: str | None) -> TrainingData:
@@ -217,16 +201,12 @@ def _coco(folder: Path, names: list[str], chosen: Choices) -> Found | None:
 
 
 def _questions(folder: Path, names: list[str], chosen: Choices) -> Found | None:
-    files: dict[str, list[Path]] = {}
-    for inside in ("", *vqa.FOLDERS):
-        for path in (folder / inside).glob(vqa.FILES):
-            if (split := vqa.SPLIT.search(path.stem)) is not None:
-                files.setdefault(split[1], []).append(path)
+    files = vqa.questions_in(folder)
 
     def opened() -> TrainingData:
-        return _in_file(_only(files[choose(files, chosen.split, str(folder))]), Choices())
+        return _in_file(files[choose(files, chosen.split, str(folder))], Choices())
 
-    return (str(next(iter(files.values()))[0].relative_to(folder)), opened) if files else None
+    return (str(next(iter(files.values())).relative_to(folder)), opened) if files else None
 
 
 def _flickr(folder: Path, names: list[str], chosen: Choices) -> Found | None:

@@ -163,5 +163,6 @@ def read_image(paths: Sequence[Path], where: str) -> bytes:
         except (OSError, ValueError) as error:  # ValueError: a null character
             reason = getattr(error, "strerror", None) or str(error)
             raise DataError(f"{where}: {path} cannot be read: {reason}") from error
-    also = f" nor in {', '.join(str(path.parent) for path in paths[1:])}" if len(paths) > 1 else ""
+    others = dict.fromkeys(str(path.parent) for path in paths if path.parent != paths[0].parent)
+    also = f" nor in {', '.join(others)}" if others else ""
     raise MissingImage(f"{where}: no image {paths[0]}{also}")

@@ -54,7 +54,9 @@ def test_a_folder_without_table_or_images_is_refused(folder, tmp_path_factory):
     with pytest.raises(UsageError, match="no split is called 'val', there are train"):
         Cc3m(folder, "val")
     (folder / "train").rename(folder / "other")
-    with pytest.raises(UsageError, match=r"no folder train or training beside Train_GCC-training\.tsv"):
+    with pytest.raises(
+        UsageError, match=r"no folder train or training beside Train_GCC-training\.tsv.*download\.py --data_root"
+    ):
         Cc3m(folder)
     (folder / "training").mkdir()
     with pytest.raises(DataError, match=r"training: no image of the 4 lines of Train_GCC-training\.tsv"):

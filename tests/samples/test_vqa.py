@@ -4,6 +4,7 @@ import pytest
 
 from git_caption.errors import DataError, UsageError
 from git_caption.samples.open_data import open_data
+from git_caption.samples.vqa import read_split
 from tests.pictures import fault, jpeg, level
 
 ASKED = [
@@ -30,9 +31,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def write(folder, asked=ASKED, answered=ANSWERED, split="train2014"):
+def write(folder, asked=ASKED, answered=ANSWERED, split="train2014", version="v2_"):
     folder.mkdir(exist_ok=True)
-    paths = [f"v2_OpenEnded_mscoco_{split}_questions.json", f"v2_mscoco_{split}_annotations.json"]
+    paths = [f"{version}OpenEnded_mscoco_{split}_questions.json", f"{version}mscoco_{split}_annotations.json"]
     (folder / paths[0]).write_text(json.dumps({"data_subtype": split, "questions": asked}))
     (folder / paths[1]).write_text(json.dumps({"data_subtype": split, "annotations": answered}))
     return [folder / name for name in paths]
@@ -65,6 +66,44 @@ def test_the_files_may_lie_in_folders_of_their_own_and_a_split_is_chosen(folder)
     assert len(val) == 1 and "COCO_val2014_000000000009.jpg" in fault(val, 0)
 
 
+def test_the_first_vqa_is_read_by_its_names_and_the_second_before_it(folder):
+    questions, answers = write(folder, version="")
+    (folder / "MultipleChoice_mscoco_train2014_questions.json").write_text("{}")
+    assert open_data(folder).inputs == open_data(answers).inputs == (questions, answers)
+    of_2 = tuple(write(folder / "Questions"))
+    assert open_data(folder).inputs == of_2
+    assert len(open_data(questions)) == 2
+
+
+def test_a_split_keeps_all_that_is_known_of_its_answers_wherever_its_files_are_and_whichever_is_named(folder):
+    questions, answers = write(folder / "Questions")
+    (folder / "Annotations").mkdir()
+    answers = answers.rename(folder / "Annotations" / answers.name)
+    for path in (folder, questions, answers):
+        data = read_split(path, "train")
+        assert data.inputs == (questions, answers)
+        assert [level(data.image(row)) for row in (0, 1)] == [10, 20]
+        [asked] = json.loads(data.column(1, "questions"))
+        known = {name: value for name, value in ANSWERED[0].items() if name not in ("image_id",)}
+        assert asked == {**known, "question": "how many?"}
+        assert data.texts(1).questions[0].answers == ("2", "two", "2")
+    with pytest.raises(UsageError, match="no split is called 'val2014', there are train2014"):
+        read_split(questions, "val2014")
+
+
+def test_a_test_split_is_read_without_answers_and_not_trained_on(folder):
+    questions, answers = write(folder, split="test-dev2015")
+    answers.unlink()
+    (folder / "test2015").mkdir()
+    (folder / "test2015" / "COCO_test2015_000000000009.jpg").write_bytes(jpeg(30))
+    data = read_split(folder, "test-dev2015")
+    assert data.inputs == (questions,) and level(data.image(0)) == 30
+    assert [question.answers for question in data.texts(0).questions] == [(), ()]
+    assert json.loads(data.column(1, "questions")) == [{"question_id": 25000, "question": "how many?"}]
+    with pytest.raises(UsageError, match="no answers beside it to train on"):
+        open_data(folder)
+
+
 def test_what_is_missing_or_broken_is_named(folder):
     questions, answers = write(folder, [*ASKED, {"question_id": 7, "image_id": 7, "question": "why?"}])
     data = open_data(folder)
@@ -78,6 +117,9 @@ def test_what_is_missing_or_broken_is_named(folder):
         open_data(folder)
     write(folder, [])
     with pytest.raises(DataError, match=r"_questions\.json: no question in it"):
+        open_data(folder)
+    write(folder, answered=[{"answers": []}])
+    with pytest.raises(DataError, match=r"_annotations\.json, annotation 1: found \{\"answers\": \[\]\}, expected"):
         open_data(folder)
     answers.unlink()
     with pytest.raises(UsageError, match=r"no answers beside it to train on, expected v2_mscoco_train2014_annotations"):
