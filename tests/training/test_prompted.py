@@ -188,7 +188,7 @@ def test_a_pretrained_captioner_may_be_the_base(home, tmp_path, capsys):
     assert captions(tmp_path / "with.tsv") == wanted
     told = {"type": "export", "model_path": str(tmp_path / "out"), "out_dir": str(tmp_path / "whole")}
     assert inference(["-p", json.dumps(told)]) == 2
-    assert "a pretrained captioner is neither saved as a checkpoint nor trained" in capsys.readouterr().err
+    assert "a pretrained captioner is not taken apart nor saved" in capsys.readouterr().err
     assert not (tmp_path / "whole" / "config.json").exists()
 
 
