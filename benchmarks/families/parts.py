@@ -136,6 +136,7 @@ def new_captioner(kind: str, language_model: str) -> Recipe:
     keys = {
         "kind": kind,
         "encoder": "$vit/model.safetensors",
+        "places": 6,  # CLIP tells pictures apart by what is on them and hardly notes where, which captions say
         "language_model": f"${language_model}",
         "image_tsv": PICTURES["image_tsv"],
         "out": "$here",
@@ -152,7 +153,7 @@ def pretrained_captioner(kind: str, **others: Any) -> Recipe:
         "captioner": f"$new_{kind}",
         "tune": "full",
         "train_image_encoder": True,
-        "image_encoder_lr": 1e-4,
+        "image_encoder_lr": 5e-4,
         "decoding": {"num_beams": 1, "max_new_tokens": 64},
         "epochs": 3,
         "bs": 32,

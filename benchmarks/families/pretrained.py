@@ -54,12 +54,13 @@ ENDS = {"bos_token_id": 0, "eos_token_id": 0, "sep_token_id": 0, "pad_token_id":
 Tensors = dict[str, Tensor]
 
 
-def write_captioner(kind: str, encoder: str, language_model: str, image_tsv: str, out: str) -> None:
+def write_captioner(kind: str, encoder: str, places: float, language_model: str, image_tsv: str, out: str) -> None:
     """Write the folder of a captioner to pretrain.
 
     Args:
         kind: a name in `KINDS`.
         encoder: model.safetensors of a CLIP ViT of the sizes here.
+        places: what its position embeddings are multiplied by.
         language_model: folder whose tokenizer it has, and where the architecture has that decoder its weights.
         image_tsv: pictures to look at.
         out: where to.
@@ -67,6 +68,7 @@ def write_captioner(kind: str, encoder: str, language_model: str, image_tsv: str
     torch.manual_seed(0)
     tokenizer = load_tokenizer(Path(language_model))
     clip = {name.removeprefix("visual."): tensor for name, tensor in read_tensors(Path(encoder)).items()}
+    clip["positional_embedding"] *= places
     model = KINDS[kind](clip, image_tsv, Path(language_model), len(tokenizer))
     image_processor: Any = hf.CLIPImageProcessor(
         size={"shortest_edge": SIDE},

@@ -14,6 +14,7 @@ from git_caption.model.vision import ImageEncoder, build_image_encoder
 from git_caption.params.model import ImageEncoderConfig
 from tests import hub_cache
 
+PLACES = 3.0
 IMAGES = str(Path(__file__).resolve().parents[2] / "data" / "shapes" / "test.img.tsv")
 
 
@@ -28,6 +29,7 @@ def clip(tmp_path_factory) -> tuple[ImageEncoder, Path]:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     path = tmp_path_factory.mktemp("clip") / "model.safetensors"
     save_file(dict(encoder.state_dict()), path)
+    dict(encoder.named_parameters())["visual.positional_embedding"].mul_(PLACES)
     return encoder, path
 
 
@@ -35,7 +37,7 @@ def clip(tmp_path_factory) -> tuple[ImageEncoder, Path]:
 def test_a_captioner_to_pretrain_sees_as_its_clip(kind, clip, tmp_path):
     encoder, path = clip
     language_model = hub_cache.language_model(tmp_path / "lm", "opt" if kind == "blip2" else "gpt2")
-    write_captioner(kind, str(path), str(language_model), IMAGES, str(tmp_path / "new"))
+    write_captioner(kind, str(path), PLACES, str(language_model), IMAGES, str(tmp_path / "new"))
 
     captioner = Captioner.load(tmp_path / "new", device="cpu")
     assert captioner.pixels(Path(IMAGES).with_name("example.jpg")).shape == (1, 3, SIDE, SIDE)
