@@ -25,7 +25,7 @@ from git_caption.tsv.writer import write_atomically
 
 CC3M = {"val": "Validation_GCC-1.1.0-Validation.tsv", "train": "Train_GCC-training.tsv"}
 CC3M_PAGE = "https://ai.google.com/research/ConceptualCaptions/"
-TODO, DONE = 0, 1
+OPEN, DONE = 0, 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _collect(task: Task, found: Survey, shard: Shard, folder: Path, params: Down
     """Fetch what is left of a shard."""
     output = task.output
     rows = _rows_to_do(found, output, folder / work.LOG, params)
-    todo = rows.count(TODO) // shard.count
+    todo = rows.count(OPEN) // shard.count
     again = len(found.repeats)
     print(
         f"{output.name}: {found.rows} rows{f', part {shard}' if shard.count > 1 else ''}, {todo} to fetch"
@@ -154,13 +154,13 @@ def _collect(task: Task, found: Survey, shard: Shard, folder: Path, params: Down
 
 
 def _rows_to_do(found: Survey, output: work.Output, log: Path, params: DownloadParams) -> bytearray:
-    """TODO or DONE for each row; of rows with one address only the first is to do."""
+    """OPEN or DONE for each row; of rows with one address only the first is to do."""
     causes = params.addresses.causes
-    rows = bytearray([TODO if causes is None else DONE]) * found.rows
+    rows = bytearray([OPEN if causes is None else DONE]) * found.rows
     if causes is not None:
         for row in read_rows(output.status):
             if row.cause in causes or ("failed" in causes and row.cause != OK):
-                rows[row.number] = TODO
+                rows[row.number] = OPEN
     for number in found.repeats.tolist():
         rows[number] = DONE
     for row in read_rows(log):
@@ -170,7 +170,7 @@ def _rows_to_do(found: Survey, output: work.Output, log: Path, params: DownloadP
 
 def _left(source: UrlList, rows: bytearray, shard: Shard) -> Iterator[ListRow]:
     for row in source:
-        if rows[row.number] == TODO and shard.holds(row.url):
+        if rows[row.number] == OPEN and shard.holds(row.url):
             yield row
 
 
