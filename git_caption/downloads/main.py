@@ -15,8 +15,8 @@ Download the images of a list of addresses: CC3M, or any other.
 What is written, for CC3M in DIR (of another list NAME.csv, NAME/ and NAME.status.jsonl in the folder NAME):
   DIR/train/00000000.jpg ...   the image of the first line of Train_GCC-training.tsv, and so on; DIR/val/ likewise
   DIR/train.status.jsonl       a row for every address: done, or why not
-  with --format tsv            DIR/train.img.tsv and DIR/train.caption.tsv, in the order of the list
-  with --format webdataset     DIR/train/00000.tar ..., images and captions
+  with --format tsv            DIR/tsv/train.img.tsv and DIR/tsv/train.caption.tsv, in the order of the list
+  with --format webdataset     DIR/webdataset/train/00000.tar ..., images and captions
 """
 
 EPILOG = """\
