@@ -26,7 +26,8 @@ _HUB_HOME = tempfile.mkdtemp(prefix="git_caption_tests_hub_")
 for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
     os.environ.pop(_name, None)
 os.environ.update(HF_HOME=_HUB_HOME, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+_CORES = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, _CORES))))
 
 
 def pytest_unconfigure() -> None:

@@ -79,7 +79,7 @@ def test_blocks_are_found_with_their_headings_and_reasons() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder as a clone looks, where what commands write does not land in this one."""
-    for name in ("inference.py", "train.py", "git_caption", "data"):
+    for name in ("inference.py", "train.py", "git_caption", "data", "slurm"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("python", "python3"):
         (tmp_path / "bin").mkdir(exist_ok=True)
