@@ -9,7 +9,10 @@ SHOWN = 4
 
 
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first settings that differ, in words, each with both values."""
+    """The first settings that differ, in words, each with both values; empty where none does.
+
+    None is as good as absent: runs begun before a key was known go on.
+    """
     before, after = dict(flat(earlier)), dict(flat(now))
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     shown = [f"{name}: {before.get(name)} then, {after.get(name)} now" for name in names[:SHOWN]]

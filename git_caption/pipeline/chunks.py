@@ -103,11 +103,10 @@ class Parts:
         digest = hashlib.sha256(dumps(settings).encode()).hexdigest()
         if resume and manifest.exists():
             earlier = self._read_manifest(manifest)
-            if earlier["digest"] != digest:
+            if earlier["digest"] != digest and (found := differences(earlier["settings"], settings)):
                 raise UsageError(
-                    f"{self.folder} holds the parts of an unfinished run with other settings "
-                    f"({differences(earlier['settings'], settings)}); run it again as it was to finish it, or give "
-                    "'resume': False to drop them and start anew"
+                    f"{self.folder} holds the parts of an unfinished run with other settings ({found}); run it again "
+                    "as it was to finish it, or give 'resume': False to drop them and start anew"
                 )
             self.committed = self._on_disk()
             for number in sorted(self.committed):

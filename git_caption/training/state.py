@@ -52,11 +52,10 @@ class Saves:
             return None
         content = self._read(self._path(steps[-1]), "remove it to go on from the save before it")
         earlier = content.pop("settings")
-        if earlier != self.settings:
+        if found := differences(earlier, self.settings):
             raise UsageError(
-                f"{self.folder} holds the saves of an unfinished run with other settings "
-                f"({differences(earlier, self.settings)}); run it again as it was to finish it, or give --resume none "
-                "to drop them and start anew"
+                f"{self.folder} holds the saves of an unfinished run with other settings ({found}); run it again as it "
+                "was to finish it, or give --resume none to drop them and start anew"
             )
         for later in self._steps(BEST):
             if later > steps[-1]:  # of steps that will be taken again

@@ -214,6 +214,11 @@ def test_the_same_settings_are_known_again_after_their_trip_through_json(out: Pa
     assert go(out, Letters(600), settings=settings).resumed_chunks == 1
 
 
+def test_parts_written_before_a_key_was_known_are_gone_on_from(out: Path) -> None:
+    interrupted(out, {"beams": 3})
+    assert go(out, Letters(600), settings={"beams": 3, "new_key": None}).resumed_chunks == 1
+
+
 def test_many_differences_are_cut_short(out: Path) -> None:
     interrupted(out, {f"key{n}": n for n in range(9)})
     with pytest.raises(UsageError, match=r"key3: 3 then, None now; and 5 more\)"):

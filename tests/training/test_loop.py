@@ -27,6 +27,7 @@ from git_caption.params.features import ExtractParams
 from git_caption.params.schema import parse
 from git_caption.params.shapes import ShapesDataParams
 from git_caption.pipeline.lock import locked
+from git_caption.errors import UsageError
 from git_caption.training import state
 from git_caption.training.main import main
 from git_caption.tsv.rows import ImageRow
@@ -248,6 +249,13 @@ def test_saves_of_other_settings_are_refused_and_may_be_dropped(data, tmp_path, 
     assert "holds the saves of an unfinished run with other settings (" in capsys.readouterr().err
     assert main(["--config", written(data, out), "--resume", "none"]) == 0
     assert not (out / "last").exists()
+
+
+def test_saves_written_before_a_key_was_known_are_read(tmp_path):
+    state.Saves(tmp_path, {"lr": 1e-2}, keep=1).write(5, {"step": 5})
+    assert state.Saves(tmp_path, {"lr": 1e-2, "new_key": None}, keep=1).read() == {"step": 5}
+    with pytest.raises(UsageError, match="new_key: None then, 3 now"):
+        state.Saves(tmp_path, {"lr": 1e-2, "new_key": 3}, keep=1).read()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
