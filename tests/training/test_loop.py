@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from git_caption.captioner.captioner import Captioner, Features, Identity
+from git_caption.errors import UsageError
 from git_caption.jobs.features import extract
 from git_caption.jobs.shapes import make
 from git_caption.params.decoding import DecodingParams
@@ -27,7 +28,6 @@ from git_caption.params.features import ExtractParams
 from git_caption.params.schema import parse
 from git_caption.params.shapes import ShapesDataParams
 from git_caption.pipeline.lock import locked
-from git_caption.errors import UsageError
 from git_caption.training import state
 from git_caption.training.main import main
 from git_caption.tsv.rows import ImageRow
