@@ -86,6 +86,20 @@ def base_of(params: TrainingParams) -> BaseCaptionerConfig:
     )
 
 
+def require_none(params: TrainingParams) -> None:
+    """Refuse to go on from captions that follow those of a base captioner where none is asked for its own.
+
+    Raises:
+        UsageError: that is what `init_from` writes.
+    """
+    initial = params.parts.initial
+    if initial is not None and _base_in(initial) is not None:
+        raise UsageError(
+            f"'objective': {params.parts.objective} trains captions that follow no others, and those of "
+            f"{initial.path} follow a base captioner's; go on from a checkpoint without one"
+        )
+
+
 def prompted(
     opened: Opened,
     validated: Opened | None,

@@ -94,16 +94,16 @@ def _train(params: TrainingParams, out: Path) -> Summary:
     from git_caption.params.model import TransformConfig
     from git_caption.samples.steps import Share, TrainingSteps
     from git_caption.samples.validation_batches import ValidationBatches
-    from git_caption.training import goals, loop
+    from git_caption.training import base_captions, goals, loop
     from git_caption.training.device import accelerator_of
     from git_caption.training.validation import Validation
 
     dataset, optimisation = params.dataset, params.optimisation
     accelerator = accelerator_of(params.computing.device, params.computing.precision)
     base = None
+    if params.parts.objective == "scst":
+        base_captions.require_none(params)
     if params.prompting.prompted:
-        from git_caption.training import base_captions
-
         base = base_captions.base_of(params)
         opened, validated = base_captions.prompted(opened, validated, base, params, accelerator, say)
     torch.manual_seed(optimisation.seed)

@@ -235,6 +235,11 @@ def test_a_base_captioner_that_has_changed_or_is_gone_is_told(home, tmp_path):
         base_of(parse_command(line(home, tmp_path / "x", "--prompted", "--base_captioner", str(out))))
 
 
+def test_scst_does_not_drop_a_base_captioner_unsaid(home, styled, tmp_path, capsys):
+    assert main(line(home, tmp_path / "out", "--objective", "scst", "--init_from", str(styled))) == 2
+    assert f"those of {styled} follow a base captioner's" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "fault"),
     [
