@@ -25,7 +25,7 @@ from git_caption.params.model import BaseCaptionerConfig, PromptConfig, Transfor
 from git_caption.params.training.run import TrainingParams
 from git_caption.samples.collate import Collate
 from git_caption.samples.training_data import TrainingData
-from git_caption.training import parts, pretrained
+from git_caption.training import parts, pretrained, single_parts
 from git_caption.training.objectives import CaptionObjective, ContrastiveObjective, LanguageObjective, Objective
 from git_caption.training.scst import ScstObjective, frequencies_of
 from git_caption.training.trainable import Trainable
@@ -127,16 +127,16 @@ def _scst(params: TrainingParams, data: TrainingData, goal: Goal) -> Goal:
 
 def _contrastive(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:
     assert params.parts.image_encoder is not None, "checked with the parameters"
-    tokenizer = parts.build_tokenizer(params.parts, data)
-    image_encoder, clip_text = parts.build_clip(params.parts, tokenizer, device)
-    pixels = parts.transform_config(params.parts)
+    tokenizer = single_parts.build_tokenizer(params.parts, data)
+    image_encoder, clip_text = single_parts.build_clip(params.parts, tokenizer, device)
+    pixels = single_parts.transform_of(params.parts.image_encoder, params.parts)
     save_it = partial(_save_encoder, image_encoder, params.parts.image_encoder.architecture, pixels.resolution)
     collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
     return Goal(ContrastiveObjective(image_encoder, clip_text), collate, save_it, pixels)
 
 
 def _language(params: TrainingParams, data: TrainingData, device: torch.device) -> Goal:
-    model, tokenizer = parts.build_language(params.parts, data, device)
+    model, tokenizer = single_parts.build_language(params.parts, data, device)
     dataset = params.dataset
     prompt = params.parts.prompt or PromptConfig()
     drawn = dataset.captions_per_image, dataset.questions_per_image
