@@ -106,22 +106,13 @@ IMAGES = Task("ViT-B/32, mlp, frozen GPT-2 from images", 8, tunes_language_model
 
 def prepare(folder: Path, images: int, language_model: dict[str, Any], image_encoder: ImageEncoderConfig) -> None:
     """Data, a captioner of random weights whose frozen parts are files of their own, and the features of the data."""
-    rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=4)) for _ in range(500)]
-    image_tsv(folder / "images.tsv", images)
-    lengths = rng.choices(range(1, len(FLICKR8K) + 1), FLICKR8K, k=images)
-    with TsvWriter(folder / "captions.tsv") as out:
-        for number, length in enumerate(lengths):
-            out.write(CaptionRow(f"image{number}", (" ".join(rng.choices(words, k=length)),)).columns())
+    words = captioned_images(folder, images)
     torch.manual_seed(0)
     model = build_language_model(LanguageModelConfig(name="gpt2", architecture=language_model))
     model.save_pretrained(folder / "gpt2")
-    train_bpe((f"{word} {word}" for word in words), 4096, folder / "gpt2")  # each word becomes one token
+    tokenizer_of(words, folder / "gpt2")
     encoder = build_image_encoder(image_encoder)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, folder / "encoder.safetensors"
-    )
-    source = {"id": str(folder / "encoder.safetensors")}
+    source = {"id": str(written(encoder, folder))}
     config = parse(
         CaptionerConfig,
         {
@@ -140,6 +131,30 @@ def prepare(folder: Path, images: int, language_model: dict[str, Any], image_enc
     Captioner(config, GitNetwork(encoder, mapper, model), load_tokenizer(folder / "gpt2")).save(folder / "model")
     keys = {"model_path": str(folder / "model"), "image_tsv": str(folder / "images.tsv"), "out": str(folder / "cache")}
     extract(parse(ExtractParams, {**keys, "stored_as": "float32"}, "training benchmark"))
+
+
+def captioned_images(folder: Path, images: int) -> list[str]:
+    """`images.tsv` and `captions.tsv`, whose captions have the lengths of Flickr8k's; gives the words of these."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=4)) for _ in range(500)]
+    image_tsv(folder / "images.tsv", images)
+    lengths = rng.choices(range(1, len(FLICKR8K) + 1), FLICKR8K, k=images)
+    with TsvWriter(folder / "captions.tsv") as out:
+        for number, length in enumerate(lengths):
+            out.write(CaptionRow(f"image{number}", (" ".join(rng.choices(words, k=length)),)).columns())
+    return words
+
+
+def tokenizer_of(words: Sequence[str], folder: Path) -> None:
+    """Write a tokenizer to which each word is one token."""
+    train_bpe((f"{word} {word}" for word in words), 4096, folder)
+
+
+def written(encoder: nn.Module, folder: Path) -> Path:
+    """The weights of an image encoder as a file."""
+    path = folder / "encoder.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, path)
+    return path
 
 
 def batches(folder: Path, task: Task, steps: int) -> list[tuple[int, list[int]]]:

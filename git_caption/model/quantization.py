@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.utils.import_utils import is_bitsandbytes_available
 
@@ -75,6 +76,12 @@ def quantizing(
         return {}
     settings = _settings(bits, dtype, in_full)
     return {"device_map": {"": device}} | ({"quantization_config": settings} if stored == "none" else {})
+
+
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """How many weights there are; in 4 bits two of them are one element."""
+    states = ((parameter, getattr(parameter, "quant_state", None)) for parameter in parameters)
+    return sum(parameter.numel() if state is None else state.shape.numel() for parameter, state in states)
 
 
 def _settings(quantization: Quantization, dtype: torch.dtype, in_full: Sequence[str]) -> BitsAndBytesConfig:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from git_caption.errors import DataError, JobFailed, Stopped
+from git_caption.model.quantization import count
 from git_caption.model.vision import Features
 from git_caption.params.model import TransformConfig
 from git_caption.params.training.run import TrainingParams
@@ -328,8 +329,8 @@ class TrainingRun:
             seconds=seconds,
             images_per_second=taken * self.batches.share.rows / max(seconds, 1e-9),
             validating=self.validating,
-            trained_parameters=sum(parameter.numel() for parameter in self.trained),
-            parameters=sum(parameter.numel() for parameter in self.objective.parameters()),
+            trained_parameters=count(self.trained),
+            parameters=count(self.objective.parameters()),
             peak_memory=peak_memory(self.accelerator.device),
             skipped=len(self.skipped.of_all_processes()),
             cut=self._all_cut(),

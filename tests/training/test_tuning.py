@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from git_caption.captioner.captioner import Captioner
 from git_caption.model.git import GitNetwork, TextBatch
 from git_caption.model.language import build_language_model
+from git_caption.model.quantization import count
 from git_caption.model.vision import Features
 from git_caption.params.model import LanguageModelConfig, WeightsSource
 from tests import hub_cache, small_runs
@@ -159,6 +160,16 @@ def test_beside_weights_in_bits_the_mapper_and_lora_learn(bits, tune, data, lang
     assert (written["quantization"], written["weights"]["id"]) == (bits, str(language_models["llama"]))
     assert not any(name.startswith("language_model.") for name in load_file(out / MODEL))
     assert Captioner.load(out, device="cpu").config.language_model.quantization == bits
+
+
+@pytest.mark.parametrize("bits", ["none", "8bit", "4bit"])
+def test_weights_are_as_many_in_bits_as_in_full(bits, language_models):
+    if bits != "none":
+        pytest.importorskip("bitsandbytes")
+    model = build_language_model(LanguageModelConfig(name="llama", quantization=bits), language_models["llama"])
+    assert count(model.parameters()) == sum(
+        tensor.numel() for tensor in load_file(language_models["llama"] / MODEL).values()
+    )
 
 
 @pytest.mark.parametrize(("bits", "atol"), [("8bit", 0.05), ("4bit", 1e-4)])
