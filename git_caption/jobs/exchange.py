@@ -9,7 +9,7 @@ from typing import Any
 
 from git_caption import processes
 from git_caption.jobs.prepare import told, write_rows
-from git_caption.params.prepare import RowsParams
+from git_caption.params.rows import RowsParams
 from git_caption.params.tsv_names import CAPTIONS, QUESTIONS
 from git_caption.params.tsv_tools import FromParquetParams, FromWebDatasetParams, ToParquetParams, ToWebDatasetParams
 from git_caption.pipeline.chunks import PartFormat, chunk_rows_of

@@ -12,6 +12,7 @@ from typing import Any
 from git_caption import processes
 from git_caption.errors import JobFailed, UsageError
 from git_caption.params import prepare, tsv_names
+from git_caption.params.rows import RowsParams
 from git_caption.params.schema import to_dict
 from git_caption.pipeline.chunks import IMAGE_CHUNK_ROWS
 from git_caption.pipeline.run import Summary, run
@@ -118,7 +119,7 @@ def write(params: Any, opened: Callable[[], TrainingData]) -> None:
         raise JobFailed(f"{params.data}: none of the {summary.rows} rows could be prepared, see {summary.errors_path}")
 
 
-def write_rows(rows: PreparedRows, out_tsv: str, settings: Mapping[str, Any], running: prepare.RowsParams) -> Summary:
+def write_rows(rows: PreparedRows, out_tsv: str, settings: Mapping[str, Any], running: RowsParams) -> Summary:
     """Write what rows give into an image TSV and its companions, and print the summary."""
     names = {
         "images": out_tsv,

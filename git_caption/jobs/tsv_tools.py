@@ -10,7 +10,7 @@ import numpy as np
 from git_caption import processes
 from git_caption.errors import UsageError
 from git_caption.jobs.prepare import told
-from git_caption.params.prepare import RowsParams
+from git_caption.params.rows import RowsParams
 from git_caption.params.tsv_tools import FilterParams, MergeParams, ShuffleParams, SplitParams
 from git_caption.pipeline.chunks import chunk_rows_of
 from git_caption.pipeline.run import run
@@ -57,12 +57,15 @@ def sizes_of(params: SplitParams, rows: int) -> list[int]:
     """How many rows each TSV gets. Raises UsageError if they are not those that there are."""
     count = len(params.out_tsvs)
     given = params.sizes or (1 / count,) * count
-    sizes = [None if size is None else int(size) if size >= 1 else round(size * rows) for size in given]
+    sizes: list[int | None] = []
+    share = 0.0  # of the fractions so far: their sum is rounded, so that they never make more rows than there are
+    for size in given:
+        if size is None or size >= 1:
+            sizes.append(None if size is None else int(size))
+        else:
+            sizes.append(round((share + size) * rows) - round(share * rows))
+            share += size
     rest = rows - sum(size for size in sizes if size is not None)
-    fractions = all(size is not None and size < 1 for size in given)
-    if fractions and abs(sum(size for size in given if size is not None) - 1) < 1e-6:
-        sizes[-1] = (sizes[-1] or 0) + rest  # what was rounded
-        return [size or 0 for size in sizes]
     if rest < 0 or (rest and None not in sizes):
         raise UsageError(f"'sizes': they make {rows - rest} rows, and {params.tsv} has {rows}; give None for the rest")
     return [rest if size is None else size for size in sizes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +288,24 @@ def test_flickr8k_of_kaggle_is_taken_too(tmp_path: Path, out: Path) -> None:
     assert prepare("prepare_flickr8k", data=str(tmp_path), out_tsv=str(out)) == 0
     assert images(out) == {"a.jpg": jpeg(10)}
     assert captions(beside(out, "caption")) == {"a.jpg": ["one .", "two ."]}
+
+
+def listed(out: Path) -> list[list[str]]:
+    return list(TsvFile(Path(f"{out}.errors.tsv")))
+
+
+def test_a_name_that_is_no_text_leaves_out_its_row_alone(tmp_path: Path, out: Path) -> None:
+    write(tmp_path / "photos" / "a.jpg", jpeg(10))
+    for name in (b"b\xff.jpg", b"c\td.jpg"):
+        (tmp_path / "photos" / os.fsdecode(name)).write_bytes(jpeg(20))
+    assert prepare("prepare_folder", data=str(tmp_path / "photos"), out_tsv=str(out)) == 0
+    assert list(images(out)) == ["a"]
+    assert [row[1] for row in listed(out)] == ["b\\udcff", "c d"]
+    assert all(row[2].startswith("no usable texts: ") for row in listed(out))
+
+
+def test_what_is_wrong_with_an_entry_is_told(tmp_path: Path, out: Path) -> None:
+    write(tmp_path / "a.jpg", jpeg(10))
+    data = write(tmp_path / "list.json", [{"image": "a.jpg", "text": "x"}, {"image": "b.jpg", "text": 7}])
+    assert prepare("prepare_json", data=str(data), out_tsv=str(out)) == 0
+    assert listed(out)[0][2] == f"no usable texts: {data}, entry 2: the caption is 7, expected a text or a list of texts"
