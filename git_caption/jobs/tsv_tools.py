@@ -22,14 +22,14 @@ from git_caption.samples.tsv_set import SelectedRows, TsvSet
 
 def shuffle(params: ShuffleParams) -> None:
     """Write the rows in a random order, which the seed alone decides."""
-    rows = _opened(params.tsv)
+    rows = opened(params.tsv)
     order = np.random.RandomState(params.seed).permutation(len(rows))  # numpy keeps its stream as it is for ever
     _rewrite(SelectedRows([rows], order), rows, params.out_tsv, {"seed": params.seed}, params.rows)
 
 
 def split(params: SplitParams) -> None:
     """Write the rows into several TSVs, in their order."""
-    rows = _opened(params.tsv)
+    rows = opened(params.tsv)
     begin = 0
     for out_tsv, size in zip(params.out_tsvs, sizes_of(params, len(rows)), strict=True):
         taken = range(begin, begin + size)
@@ -39,14 +39,14 @@ def split(params: SplitParams) -> None:
 
 def merge(params: MergeParams) -> None:
     """Write the rows of several TSVs into one, in their order."""
-    sets = [_opened(tsv) for tsv in params.tsvs]
+    sets = [opened(tsv) for tsv in params.tsvs]
     everything = range(sum(map(len, sets)))
     _rewrite(SelectedRows(sets, everything), sets[0], params.out_tsv, {}, params.rows)
 
 
 def filtered(params: FilterParams) -> None:
     """Write the rows that are good enough, and of their captions those that are."""
-    rows = _opened(params.tsv)
+    rows = opened(params.tsv)
     names = ("score", "min_score", "max_score", "min_words", "max_words", "match", "no_match")
     bounds = {name: getattr(params, name) for name in names}
     source = FilteredRows(rows, Bounds(**bounds), params.unique, params.judges_captions)
@@ -71,7 +71,8 @@ def sizes_of(params: SplitParams, rows: int) -> list[int]:
     return [rest if size is None else size for size in sizes]
 
 
-def _opened(tsv: str) -> TsvSet:
+def opened(tsv: str) -> TsvSet:
+    """A TSV with its companions. Raises as `TsvSet`."""
     with processes.rank_0_first():  # it writes the index
         return TsvSet(tsv)
 

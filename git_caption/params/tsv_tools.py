@@ -123,6 +123,11 @@ class ToWebDatasetParams:
     rows_per_tar: int = key(10_000, minimum=1, help="rows of each tar but the last", example=200)
     rows: RowsParams = group(RowsParams, "rows")
 
+    @property
+    def also_written(self) -> tuple[str, ...]:
+        """The first tar, which there always is."""
+        return (f"{self.out_tar.removesuffix('.tar')}-00000.tar",)
+
     def check(self) -> Iterator[Fault]:
         """A name that is none of a tar."""
         if not self.out_tar.endswith(".tar"):

@@ -39,7 +39,7 @@ class FailedRow:
     cause: str
 
     def columns(self) -> list[str]:
-        """Row, key and cause as `OUT.errors.tsv` holds them: what a line cannot hold is a space, or `\\udcff`."""
+        """Row, key and cause as `OUT.errors.tsv` holds them: what a line cannot hold is a space, or escaped."""
         shown = [text.encode("utf-8", "backslashreplace").decode() for text in (self.key, self.cause)]
         return [str(self.row + 1), shown[0].translate(SPACES), " ".join(shown[1].split())]
 

@@ -40,7 +40,9 @@ class PreparedRows:
         try:
             key = self.data.key(row)
             # What is wrong with an entry is told by its texts: they come before a key that it may lack.
-            lines = {name: self._line(self._texts(row, name), row) for name in self.columns if name != "images"}
+            lines: dict[Column, bytes] = {
+                name: self._line(self._texts(row, name), row) for name in self.columns if name != "images"
+            }
             self._line([key], row)
             if "images" in self.columns:
                 cause = BROKEN_IMAGE
