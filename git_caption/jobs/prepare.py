@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from git_caption import processes
-from git_caption.errors import JobFailed, UsageError
+from git_caption.errors import UsageError
+from git_caption.jobs import rows
 from git_caption.params import prepare, tsv_names
 from git_caption.params.rows import RowsParams
 from git_caption.params.schema import to_dict
 from git_caption.pipeline.chunks import IMAGE_CHUNK_ROWS
-from git_caption.pipeline.run import Summary, run
+from git_caption.pipeline.run import Summary
 from git_caption.pipeline.tsv_set_parts import TsvSetParts
 from git_caption.samples import coco, table
 from git_caption.samples.cc3m import Cc3m
@@ -98,7 +98,7 @@ def write(params: Any, opened: Callable[[], TrainingData]) -> None:
     """Write the TSVs of a data set and print what came of it.
 
     Raises:
-        JobFailed: no row at all could be prepared; or as `run`.
+        JobFailed: no row at all could be used; or as `run`.
     """
     with processes.rank_0_first():  # it writes the index of a TSV
         data = opened()
@@ -126,59 +126,19 @@ def write(params: Any, opened: Callable[[], TrainingData]) -> None:
     summary = write_rows(PreparedRows(data, columns, chosen.verify), params.written, settings, params.rows)
     if data.missing and processes.rank() == 0:
         print(f"{data.missing} rows without an image were passed over")
-    some_written(summary, str(params.data))
+    rows.need_some(summary, str(params.data))
 
 
-def write_rows(rows: PreparedRows, out_tsv: str, settings: Mapping[str, Any], running: RowsParams) -> Summary:
-    """Write what rows give into an image TSV and its companions, and print the summary."""
+def write_rows(source: PreparedRows, out_tsv: str, settings: Mapping[str, Any], running: RowsParams) -> Summary:
+    """Write what rows give into an image TSV and its companions, and print what came of it."""
     names = {
         "images": out_tsv,
         "captions": tsv_names.caption_tsv(out_tsv),
-        "questions": tsv_names.question_tsv(out_tsv, "captions" in rows.columns),
+        "questions": tsv_names.question_tsv(out_tsv, "captions" in source.columns),
     }
-    files = tuple(Path(names[column]) for column in rows.columns)
-    summary = run(
-        rows,
-        lambda lines: lines,
-        out_tsv,
-        settings,
-        form=TsvSetParts(files),
-        num_workers=running.workers,
-        on_error=running.on_error,
-        max_errors=running.max_errors,
-        resume=running.resume,
-        chunk_rows=IMAGE_CHUNK_ROWS,
-    )
-    if processes.rank() == 0:
-        told(summary, files)
-    return summary
-
-
-def some_written(summary: Summary, data: str) -> None:
-    """Raises JobFailed if no row at all could be used."""
-    if summary.rows and not summary.lines:
-        raise JobFailed(f"{data}: none of the {summary.rows} rows could be used, see {summary.errors_path}")
-
-
-def told(summary: Summary, files: tuple[Path, ...]) -> None:
-    """Print what was written, what was left out and why, and which TSVs of an earlier run lie beside."""
-    names = [str(file) for file in files] or ["nothing"]
-    shown = ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]}"
-    print(f"{shown}: {summary.lines} of {summary.rows} rows, {summary.seconds:.1f} s")
-    if summary.resumed_chunks:
-        print(f"{summary.resumed_chunks} of {summary.chunks} chunks from an earlier run")
-    if summary.errors_path is not None:
-        counts = causes(summary.errors_path)
-        print(f"left out: {', '.join(f'{count} {cause}' for cause, count in counts)}, listed in {summary.errors_path}")
-    for path in (summary.out, *map(Path, tsv_names.companions(str(summary.out)))):
-        if path.suffix == tsv_names.TSV and path.exists() and path not in files:
-            print(f"{path} was there before and is not of these rows: remove it", file=sys.stderr)
-
-
-def causes(errors: Path) -> list[tuple[str, int]]:
-    """What rows were left out for, with their numbers, the most first."""
-    with open(errors, encoding="utf-8", newline="\n") as file:
-        return Counter(line.rstrip("\n").split("\t")[2].partition(":")[0] for line in file).most_common()
+    files = tuple(Path(names[column]) for column in source.columns)
+    form = TsvSetParts(files)
+    return rows.write(source, form, out_tsv, settings, running, chunk_rows=IMAGE_CHUNK_ROWS, files=lambda: files)
 
 
 def listing(data: TrainingData) -> str | None:

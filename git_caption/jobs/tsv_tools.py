@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from git_caption import processes
 from git_caption.errors import UsageError
-from git_caption.jobs.prepare import told
+from git_caption.jobs.rows import opened, write
 from git_caption.params.rows import RowsParams
 from git_caption.params.tsv_tools import FilterParams, MergeParams, ShuffleParams, SplitParams
 from git_caption.pipeline.chunks import chunk_rows_of
-from git_caption.pipeline.run import run
 from git_caption.pipeline.tsv_set_parts import TsvSetParts
 from git_caption.pipeline.workers import RowSource
 from git_caption.samples.filtered import Bounds, FilteredRows
@@ -71,28 +69,20 @@ def sizes_of(params: SplitParams, rows: int) -> list[int]:
     return [rest if size is None else size for size in sizes]
 
 
-def opened(tsv: str) -> TsvSet:
-    """A TSV with its companions. Raises as `TsvSet`."""
-    with processes.rank_0_first():  # it writes the index
-        return TsvSet(tsv)
-
-
 def _rewrite(
     source: RowSource[Any], like: TsvSet, out_tsv: str, settings: Mapping[str, Any], running: RowsParams
 ) -> None:
     """Write rows into `out_tsv` and the companions that the set `like` has."""
     files = like.outputs(out_tsv)
-    summary = run(
+    chunk_rows = chunk_rows_of(like.size, len(like))
+    # Lines are handed on as they are: another process would cost more than it saves.
+    write(
         source,
-        lambda lines: lines,
+        TsvSetParts(files),
         out_tsv,
         settings,
-        form=TsvSetParts(files),
-        num_workers=0,  # lines are handed on as they are: another process would cost more than it saves
-        on_error=running.on_error,
-        max_errors=running.max_errors,
-        resume=running.resume,
-        chunk_rows=chunk_rows_of(like.size, len(like)),
+        running,
+        chunk_rows=chunk_rows,
+        files=lambda: files,
+        in_workers=False,
     )
-    if processes.rank() == 0:
-        told(summary, files)
