@@ -139,8 +139,8 @@ class InstagramParams(PrepareParams):
     """Keys of `prepare_instagram`."""
 
     data: str = key(
-        help="a data set of Hugging Face, as save_to_disk wrote it, by its id or as Parquet files; or a table of images "
-        "and captions",
+        help="a data set of Hugging Face, as save_to_disk wrote it, by its id or as Parquet files; or a table of "
+        "images and captions",
         kind="data",
         aliases=("data_dir",),
         example="data/instagram_data",
