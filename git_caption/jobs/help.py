@@ -75,7 +75,7 @@ def job_help(name: str) -> str:
     job = table.find(name)
     rows = describe(job.load_params())
     parts = [f"{name}: {job.summary}"]
-    for title in dict.fromkeys(row.group for row in rows):
+    for title in sorted({row.group: row for row in rows}, key=bool):  # the job's own keys first
         heading = f"{title} keys" if title else "keys"
         parts.append("\n".join([heading, *_rows([row for row in rows if row.group == title])]))
     heading = "example" + (f" (needs {NEEDS[name]})" if name in NEEDS else "")

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from git_caption import processes
-from git_caption.errors import JobFailed, UsageError
+from git_caption.errors import UsageError
+from git_caption.jobs import rows
 from git_caption.params import prepare, tsv_names
+from git_caption.params.rows import RowsParams
 from git_caption.params.schema import to_dict
 from git_caption.pipeline.chunks import IMAGE_CHUNK_ROWS
-from git_caption.pipeline.run import Summary, run
+from git_caption.pipeline.run import Summary
 from git_caption.pipeline.tsv_set_parts import TsvSetParts
 from git_caption.samples import coco, table
 from git_caption.samples.cc3m import Cc3m
-from git_caption.samples.flickr import FOLDERS
+from git_caption.samples.flickr import image_folders
 from git_caption.samples.image_folder import ImageFolder
 from git_caption.samples.image_list import ImageList
 from git_caption.samples.nice import read_nice
 from git_caption.samples.open_data import open_data
+from git_caption.samples.parquet_data import ParquetData, parquet_files
 from git_caption.samples.prepared import PreparedRows, columns_of, has_images
 from git_caption.samples.training_data import Column, TrainingData
 from git_caption.samples.vqa import VqaQuestions, read_split
@@ -58,9 +60,15 @@ def nice(params: prepare.NiceParams) -> None:
 
 
 def instagram(params: prepare.InstagramParams) -> None:
-    """A data set of Hugging Face, or a table."""
+    """A data set of Hugging Face, Parquet files, or a table."""
     columns = {"image_column": params.image_column, "caption_column": params.caption_column}
-    write(params, lambda: open_data(params.data, split=params.split, **columns))
+
+    def opened() -> TrainingData:
+        if files := parquet_files(Path(params.data), params.split):
+            return ParquetData(files, **columns)
+        return open_data(params.data, split=params.split, **columns)
+
+    write(params, opened)
 
 
 def folder(params: prepare.FolderParams) -> None:
@@ -80,7 +88,7 @@ def flickr8k(params: prepare.Flickr8kParams) -> None:
     def opened() -> TrainingData:
         data = open_data(params.data, split=params.split, only="Flickr")
         assert isinstance(data, ImageList), "all of them are"
-        data.folders = tuple(data.inputs[0].parent / folder for folder in FOLDERS)
+        data.folders = image_folders(data.inputs[0])
         return data
 
     write(params, opened)
@@ -90,75 +98,47 @@ def write(params: Any, opened: Callable[[], TrainingData]) -> None:
     """Write the TSVs of a data set and print what came of it.
 
     Raises:
-        JobFailed: no row at all could be prepared; or as `run`.
+        JobFailed: no row at all could be used; or as `run`.
     """
     with processes.rank_0_first():  # it writes the index of a TSV
         data = opened()
-    if image_dir := getattr(params, "image_dir", None):
+    image_dir = getattr(params, "image_dir", None)
+    if image_dir:
         assert isinstance(data, ImageList | VqaQuestions), "the only ones with that key"
         data.folders = (Path(image_dir), *data.folders)
     chosen = params.preparing
     images = has_images(data) if chosen.images is None else chosen.images
     columns: tuple[Column, ...] = (*(("images",) if images else ()), *columns_of(data))
+    if not columns and chosen.images is False:
+        raise UsageError(f"{params.data}: no texts are there, and 'images': False leaves the images out")
     if not columns:
-        raise UsageError(f"{params.data}: neither images nor texts are there; looked for images {_places(data)}")
-    if chosen.images is None and not images and processes.rank() == 0:
-        print(f"no image is there ({_places(data)}): writing {' and '.join(columns)} alone", file=sys.stderr)
+        raise UsageError(f"{params.data}: neither images nor texts are there; {_looked(data)}")
+    if chosen.images is None and not images:
+        if image_dir:
+            raise UsageError(f"'image_dir': no image is there that {params.data} names; {_looked(data)}")
+        if processes.rank() == 0:
+            print(f"no image is there ({_looked(data)}): writing {' and '.join(columns)} alone", file=sys.stderr)
     settings = {
         "prepared": {name: value for name, value in to_dict(params).items() if name not in to_dict(params.rows)},
         "columns": columns,
         "rows": listing(data),
     }
     summary = write_rows(PreparedRows(data, columns, chosen.verify), params.written, settings, params.rows)
-    if processes.rank():
-        return
-    if data.missing:
+    if data.missing and processes.rank() == 0:
         print(f"{data.missing} rows without an image were passed over")
-    if summary.rows and not summary.lines:
-        raise JobFailed(f"{params.data}: none of the {summary.rows} rows could be prepared, see {summary.errors_path}")
+    rows.need_some(summary, str(params.data))
 
 
-def write_rows(rows: PreparedRows, out_tsv: str, settings: Mapping[str, Any], running: prepare.RowsParams) -> Summary:
-    """Write what rows give into an image TSV and its companions, and print the summary."""
+def write_rows(source: PreparedRows, out_tsv: str, settings: Mapping[str, Any], running: RowsParams) -> Summary:
+    """Write what rows give into an image TSV and its companions, and print what came of it."""
     names = {
         "images": out_tsv,
         "captions": tsv_names.caption_tsv(out_tsv),
-        "questions": tsv_names.question_tsv(out_tsv, "captions" in rows.columns),
+        "questions": tsv_names.question_tsv(out_tsv, "captions" in source.columns),
     }
-    files = tuple(Path(names[column]) for column in rows.columns)
-    summary = run(
-        rows,
-        lambda lines: lines,
-        out_tsv,
-        settings,
-        form=TsvSetParts(files),
-        num_workers=running.workers,
-        on_error=running.on_error,
-        max_errors=running.max_errors,
-        resume=running.resume,
-        chunk_rows=IMAGE_CHUNK_ROWS,
-    )
-    if processes.rank() == 0:
-        told(summary, files)
-    return summary
-
-
-def told(summary: Summary, files: tuple[Path, ...]) -> None:
-    """Print what was written, and what was left out and why."""
-    names = [str(file) for file in files] or ["nothing"]
-    shown = ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]}"
-    print(f"{shown}: {summary.lines} of {summary.rows} rows, {summary.seconds:.1f} s")
-    if summary.resumed_chunks:
-        print(f"{summary.resumed_chunks} of {summary.chunks} chunks from an earlier run")
-    if summary.errors_path is not None:
-        counts = causes(summary.errors_path)
-        print(f"left out: {', '.join(f'{count} {cause}' for cause, count in counts)}, listed in {summary.errors_path}")
-
-
-def causes(errors: Path) -> list[tuple[str, int]]:
-    """What rows were left out for, with their numbers, the most first."""
-    with open(errors, encoding="utf-8", newline="\n") as file:
-        return Counter(line.rstrip("\n").split("\t")[2].partition(":")[0] for line in file).most_common()
+    files = tuple(Path(names[column]) for column in source.columns)
+    form = TsvSetParts(files)
+    return rows.write(source, form, out_tsv, settings, running, chunk_rows=IMAGE_CHUNK_ROWS, files=lambda: files)
 
 
 def listing(data: TrainingData) -> str | None:
@@ -178,6 +158,7 @@ def _coco(path: Path, split: str | None) -> TrainingData:
     return open_data(path, split=split, only="COCO")
 
 
-def _places(data: TrainingData) -> str:
+def _looked(data: TrainingData) -> str:
+    """Where images were looked for."""
     folders = getattr(data, "folders", ())
-    return f"in {', '.join(map(str, folders))}" if folders else f"named by {', '.join(map(str, data.inputs))}"
+    return f"looked in {', '.join(map(str, folders))}" if folders else f"looked for what the {data.kind} names"

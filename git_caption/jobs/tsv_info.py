@@ -37,9 +37,9 @@ def look(rows: TsvSet) -> dict[str, Any]:
     """
     keys, apart = array("Q"), 0
     for row in range(len(rows)):
-        names = {file.raw(row).partition(b"\t")[0] for file in rows.files}
-        apart += len(names) > 1
-        keys.append(digest(rows.files[0].raw(row).partition(b"\t")[0]))
+        names = [file.raw(row).partition(b"\t")[0] for file in rows.files]
+        apart += len(set(names)) > 1
+        keys.append(digest(names[0]))
     tallies = [_Tally(file) for file in rows.files]
     return {
         "rows": len(rows),

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from git_caption import processes
 from git_caption.errors import UsageError
-from git_caption.jobs.prepare import told
-from git_caption.params.prepare import RowsParams
+from git_caption.jobs.rows import opened, write
+from git_caption.params.rows import RowsParams
 from git_caption.params.tsv_tools import FilterParams, MergeParams, ShuffleParams, SplitParams
 from git_caption.pipeline.chunks import chunk_rows_of
-from git_caption.pipeline.run import run
 from git_caption.pipeline.tsv_set_parts import TsvSetParts
 from git_caption.pipeline.workers import RowSource
 from git_caption.samples.filtered import Bounds, FilteredRows
@@ -22,14 +20,14 @@ from git_caption.samples.tsv_set import SelectedRows, TsvSet
 
 def shuffle(params: ShuffleParams) -> None:
     """Write the rows in a random order, which the seed alone decides."""
-    rows = _opened(params.tsv)
+    rows = opened(params.tsv)
     order = np.random.RandomState(params.seed).permutation(len(rows))  # numpy keeps its stream as it is for ever
     _rewrite(SelectedRows([rows], order), rows, params.out_tsv, {"seed": params.seed}, params.rows)
 
 
 def split(params: SplitParams) -> None:
     """Write the rows into several TSVs, in their order."""
-    rows = _opened(params.tsv)
+    rows = opened(params.tsv)
     begin = 0
     for out_tsv, size in zip(params.out_tsvs, sizes_of(params, len(rows)), strict=True):
         taken = range(begin, begin + size)
@@ -39,14 +37,14 @@ def split(params: SplitParams) -> None:
 
 def merge(params: MergeParams) -> None:
     """Write the rows of several TSVs into one, in their order."""
-    sets = [_opened(tsv) for tsv in params.tsvs]
+    sets = [opened(tsv) for tsv in params.tsvs]
     everything = range(sum(map(len, sets)))
     _rewrite(SelectedRows(sets, everything), sets[0], params.out_tsv, {}, params.rows)
 
 
 def filtered(params: FilterParams) -> None:
     """Write the rows that are good enough, and of their captions those that are."""
-    rows = _opened(params.tsv)
+    rows = opened(params.tsv)
     names = ("score", "min_score", "max_score", "min_words", "max_words", "match", "no_match")
     bounds = {name: getattr(params, name) for name in names}
     source = FilteredRows(rows, Bounds(**bounds), params.unique, params.judges_captions)
@@ -57,20 +55,18 @@ def sizes_of(params: SplitParams, rows: int) -> list[int]:
     """How many rows each TSV gets. Raises UsageError if they are not those that there are."""
     count = len(params.out_tsvs)
     given = params.sizes or (1 / count,) * count
-    sizes = [None if size is None else int(size) if size >= 1 else round(size * rows) for size in given]
+    sizes: list[int | None] = []
+    share = 0.0  # of the fractions so far: their sum is rounded, so that they never make more rows than there are
+    for size in given:
+        if size is None or size >= 1:
+            sizes.append(None if size is None else int(size))
+        else:
+            sizes.append(round((share + size) * rows) - round(share * rows))
+            share += size
     rest = rows - sum(size for size in sizes if size is not None)
-    fractions = all(size is not None and size < 1 for size in given)
-    if fractions and abs(sum(size for size in given if size is not None) - 1) < 1e-6:
-        sizes[-1] = (sizes[-1] or 0) + rest  # what was rounded
-        return [size or 0 for size in sizes]
     if rest < 0 or (rest and None not in sizes):
         raise UsageError(f"'sizes': they make {rows - rest} rows, and {params.tsv} has {rows}; give None for the rest")
     return [rest if size is None else size for size in sizes]
-
-
-def _opened(tsv: str) -> TsvSet:
-    with processes.rank_0_first():  # it writes the index
-        return TsvSet(tsv)
 
 
 def _rewrite(
@@ -78,17 +74,15 @@ def _rewrite(
 ) -> None:
     """Write rows into `out_tsv` and the companions that the set `like` has."""
     files = like.outputs(out_tsv)
-    summary = run(
+    chunk_rows = chunk_rows_of(like.size, len(like))
+    # Lines are handed on as they are: another process would cost more than it saves.
+    write(
         source,
-        lambda lines: lines,
+        TsvSetParts(files),
         out_tsv,
         settings,
-        form=TsvSetParts(files),
-        num_workers=0,  # lines are handed on as they are: another process would cost more than it saves
-        on_error=running.on_error,
-        max_errors=running.max_errors,
-        resume=running.resume,
-        chunk_rows=chunk_rows_of(like.size, len(like)),
+        running,
+        chunk_rows=chunk_rows,
+        files=lambda: files,
+        in_workers=False,
     )
-    if processes.rank() == 0:
-        told(summary, files)

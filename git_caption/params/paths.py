@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import glob
 import os
 import re
@@ -87,7 +88,7 @@ def fault(value: Any, kind: Kind, promised: Collection[str] = ()) -> str | None:
         return f"expected a path, found a null character in {value!r}"
     if kind in ("output_file", "output_dir"):
         return _output_fault(value, kind)
-    if _is_promised(value, promised):
+    if _is_promised(value, promised) or (kind == "images" and _holds_promised(value, promised)):
         return None
     return _input_fault(value, kind)
 
@@ -137,6 +138,15 @@ def _output_fault(path: str, kind: Kind) -> str | None:
 def _is_promised(path: str, promised: Collection[str]) -> bool:
     full = os.path.abspath(path)
     return any(full == given or full.startswith(given + os.sep) for given in map(os.path.abspath, promised))
+
+
+def _holds_promised(folder: str, promised: Collection[str]) -> bool:
+    """Whether tars or Parquet files will have been written into a folder."""
+    full = os.path.abspath(folder)
+    return any(
+        os.path.dirname(given) == full and any(fnmatch.fnmatch(given, pattern) for pattern in ROW_FILES)
+        for given in map(os.path.abspath, promised)
+    )
 
 
 def _neighbour(path: str) -> str:

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-from git_caption.params.running import RunningParams
+from git_caption.params.rows import TsvWritingParams
 from git_caption.params.schema import group, key
-from git_caption.params.tsv_names import TSV, caption_tsv, question_tsv
 
 OUT = "image TSV to write; its captions and questions go beside it: NAME.img.tsv, NAME.caption.tsv, NAME.question.tsv"
 SPLIT = "split of the data; None: train where there is one, else the only one"
 IMAGE_DIR = "folder of the images, where they do not lie as the data set has them"
 IMAGE_COLUMN = "column that names or holds images; None: found by name"
 CAPTION_COLUMN = "column that holds captions; None: found by name"
-
-
-@dataclass(frozen=True)
-class RowsParams:
-    """Keys of jobs that turn rows into rows without a model."""
-
-    num_workers: int | None = key(None, minimum=0, help="processes that read rows; None: the cores less one, at most 4")
-    on_error: Literal["skip", "raise"] = key(
-        "skip", help="a row that cannot be used: skip leaves it out and lists it in OUT.errors.tsv, raise ends the job"
-    )
-    max_errors: int | None = key(None, minimum=0, help="the job fails past so many rows left out; None: no bound")
-    resume: bool = key(True, help="go on from what a stopped run of the same command left")
-
-    @property
-    def workers(self) -> int:
-        """`num_workers`, with None settled for this machine."""
-        return RunningParams(num_workers=self.num_workers).workers
 
 
 @dataclass(frozen=True)
@@ -45,11 +25,10 @@ class ImagesParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareParams:
+class PrepareParams(TsvWritingParams):
     """What all of them take."""
 
     preparing: ImagesParams = group(ImagesParams, "preparation")
-    rows: RowsParams = group(RowsParams, "rows")
 
     @property
     def written(self) -> str:
@@ -57,14 +36,9 @@ class PrepareParams:
         return str(getattr(self, "out_tsv", ""))
 
     @property
-    def also_written(self) -> tuple[str, ...]:
-        """What may be written: it, and what is beside it."""
-        return (self.written, caption_tsv(self.written), question_tsv(self.written)) if self.written else ()
-
-    def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """A name that is none of a TSV, as (keys concerned, message)."""
-        if self.written and not self.written.endswith(TSV):
-            yield ("out_tsv",), f"'out_tsv': expected the name of a TSV, as NAME.img.tsv, found {self.written!r}"
+    def tsvs_written(self) -> tuple[str, ...]:
+        """The image TSV."""
+        return (self.written,) if self.written else ()
 
 
 def _out(example: str) -> str:
@@ -165,7 +139,8 @@ class InstagramParams(PrepareParams):
     """Keys of `prepare_instagram`."""
 
     data: str = key(
-        help="a data set of Hugging Face, as save_to_disk wrote it or by its id; or a table of images and captions",
+        help="a data set of Hugging Face, as save_to_disk wrote it, by its id or as Parquet files; or a table of "
+        "images and captions",
         kind="data",
         aliases=("data_dir",),
         example="data/instagram_data",

@@ -8,34 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from git_caption.params.packages import missing_for
-from git_caption.params.prepare import RowsParams
+from git_caption.params.rows import Fault, RowsParams, TsvWritingParams
 from git_caption.params.schema import group, key
-from git_caption.params.tsv_names import CAPTIONS, QUESTIONS, TSV, companions, stem
 
 IN = "TSV to read; NAME.caption.tsv and NAME.question.tsv beside NAME.img.tsv go along, row by row"
 OUT = "TSV to write, with its companions beside it"
 IMAGES = "data/shapes/test.img.tsv"
-Fault = tuple[tuple[str, ...], str]
-
-
-def written(*out_tsvs: str) -> tuple[str, ...]:
-    """What may be written beside some TSVs."""
-    return tuple(stem(name) + kind for name in out_tsvs for kind in (CAPTIONS, QUESTIONS))
-
-
-def not_tsvs(name: str, *given: str) -> Iterator[Fault]:
-    """Names that are none of a TSV."""
-    for path in given:
-        if not path.endswith(TSV):
-            yield (name,), f"{name!r}: expected the name of a TSV, as NAME.img.tsv, found {path!r}"
-
-
-def overwritten(name: str, tsvs: tuple[str, ...], outs: tuple[str, ...]) -> Iterator[Fault]:
-    """Outputs that are input or a companion of it."""
-    read = {path for tsv in tsvs for path in (tsv, *companions(tsv))}
-    for path in (*outs, *written(*outs)):
-        if path in read:
-            yield (name,), f"{name!r}: {path!r} is read too, which it would overwrite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,27 +25,16 @@ class InfoParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShuffleParams:
+class ShuffleParams(TsvWritingParams):
     """Keys of `tsv_shuffle`."""
 
     tsv: str = key(help=IN, kind="input_file", example=IMAGES)
     out_tsv: str = key(help=OUT, kind="output_file", example="inference/example/shuffled.img.tsv")
     seed: int = key(0, minimum=0, maximum=2**32 - 1, help="seed of the order")
-    rows: RowsParams = group(RowsParams, "rows")
-
-    @property
-    def also_written(self) -> tuple[str, ...]:
-        """The companions."""
-        return written(self.out_tsv)
-
-    def check(self) -> Iterator[Fault]:
-        """A name that is none of a TSV, or of one that is read."""
-        yield from not_tsvs("out_tsv", self.out_tsv)
-        yield from overwritten("out_tsv", (self.tsv,), (self.out_tsv,))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitParams:
+class SplitParams(TsvWritingParams):
     """Keys of `tsv_split`."""
 
     tsv: str = key(help=IN, kind="input_file", example=IMAGES)
@@ -81,19 +48,10 @@ class SplitParams:
         help="rows of each: a number, a fraction below 1, or once None for the rest; None: as equal as can be",
         example=[100, None],
     )
-    rows: RowsParams = group(RowsParams, "rows")
-
-    @property
-    def also_written(self) -> tuple[str, ...]:
-        """The companions."""
-        return written(*self.out_tsvs)
 
     def check(self) -> Iterator[Fault]:
         """Names that are none of a TSV, or of one that is read; sizes that do not fit."""
-        yield from not_tsvs("out_tsvs", *self.out_tsvs)
-        yield from overwritten("out_tsvs", (self.tsv,), self.out_tsvs)
-        if len(set(self.out_tsvs)) < len(self.out_tsvs):
-            yield ("out_tsvs",), "'out_tsvs': a name comes twice"
+        yield from super().check()
         if self.sizes is None:
             return
         if len(self.sizes) != len(self.out_tsvs):
@@ -106,7 +64,7 @@ class SplitParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeParams:
+class MergeParams(TsvWritingParams):
     """Keys of `tsv_merge`."""
 
     tsvs: tuple[str, ...] = key(
@@ -115,21 +73,10 @@ class MergeParams:
         example=[IMAGES, IMAGES],
     )
     out_tsv: str = key(help=OUT, kind="output_file", example="inference/example/merged.img.tsv")
-    rows: RowsParams = group(RowsParams, "rows")
-
-    @property
-    def also_written(self) -> tuple[str, ...]:
-        """The companions."""
-        return written(self.out_tsv)
-
-    def check(self) -> Iterator[Fault]:
-        """A name that is none of a TSV, or of one that is read."""
-        yield from not_tsvs("out_tsv", self.out_tsv)
-        yield from overwritten("out_tsv", self.tsvs, (self.out_tsv,))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilterParams:
+class FilterParams(TsvWritingParams):
     """Keys of `tsv_filter`."""
 
     tsv: str = key(help=IN, kind="input_file", example=IMAGES)
@@ -144,17 +91,10 @@ class FilterParams:
     unique: Literal["key", "image", "caption"] | None = key(
         None, help="drop what came before: rows of the same key or the same image file, or captions of the same text"
     )
-    rows: RowsParams = group(RowsParams, "rows")
-
-    @property
-    def also_written(self) -> tuple[str, ...]:
-        """The companions."""
-        return written(self.out_tsv)
 
     def check(self) -> Iterator[Fault]:
         """A name that is none of a TSV, or of one that is read; expressions that are none; nothing asked for."""
-        yield from not_tsvs("out_tsv", self.out_tsv)
-        yield from overwritten("out_tsv", (self.tsv,), (self.out_tsv,))
+        yield from super().check()
         for name in ("match", "no_match"):
             try:
                 re.compile(getattr(self, name) or "")
@@ -183,6 +123,11 @@ class ToWebDatasetParams:
     rows_per_tar: int = key(10_000, minimum=1, help="rows of each tar but the last", example=200)
     rows: RowsParams = group(RowsParams, "rows")
 
+    @property
+    def also_written(self) -> tuple[str, ...]:
+        """The first tar, which there always is."""
+        return (f"{self.out_tar.removesuffix('.tar')}-00000.tar",)
+
     def check(self) -> Iterator[Fault]:
         """A name that is none of a tar."""
         if not self.out_tar.endswith(".tar"):
@@ -190,7 +135,7 @@ class ToWebDatasetParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromWebDatasetParams:
+class FromWebDatasetParams(TsvWritingParams):
     """Keys of `webdataset_to_tsv`."""
 
     tars: str = key(
@@ -199,16 +144,6 @@ class FromWebDatasetParams:
         example="inference/example/shapes-{00000..00002}.tar",
     )
     out_tsv: str = key(help=OUT, kind="output_file", example="inference/example/untarred.img.tsv")
-    rows: RowsParams = group(RowsParams, "rows")
-
-    @property
-    def also_written(self) -> tuple[str, ...]:
-        """The companions."""
-        return written(self.out_tsv)
-
-    def check(self) -> Iterator[Fault]:
-        """A name that is none of a TSV."""
-        yield from not_tsvs("out_tsv", self.out_tsv)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +163,7 @@ class ToParquetParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromParquetParams:
+class FromParquetParams(TsvWritingParams):
     """Keys of `parquet_to_tsv`."""
 
     parquet: str = key(
@@ -237,13 +172,3 @@ class FromParquetParams:
         example="inference/example/shapes.parquet",
     )
     out_tsv: str = key(help=OUT, kind="output_file", example="inference/example/from_parquet.img.tsv")
-    rows: RowsParams = group(RowsParams, "rows")
-
-    @property
-    def also_written(self) -> tuple[str, ...]:
-        """The companions."""
-        return written(self.out_tsv)
-
-    def check(self) -> Iterator[Fault]:
-        """A name that is none of a TSV."""
-        yield from not_tsvs("out_tsv", self.out_tsv)

@@ -27,6 +27,8 @@ CHUNK_ROWS = 256
 IMAGE_CHUNK_ROWS = 64  # where rows hold whole image files: a chunk is in memory at once
 CHUNK_BYTES = 1 << 23  # where it is known how large rows are
 
+SPACES = str.maketrans("\t\r\n", "   ")
+
 
 @dataclass(frozen=True)
 class FailedRow:
@@ -37,8 +39,9 @@ class FailedRow:
     cause: str
 
     def columns(self) -> list[str]:
-        """Row, key and cause as `OUT.errors.tsv` holds them."""
-        return [str(self.row + 1), self.key, " ".join(self.cause.split())]
+        """Row, key and cause as `OUT.errors.tsv` holds them: what a line cannot hold is a space, or escaped."""
+        shown = [text.encode("utf-8", "backslashreplace").decode() for text in (self.key, self.cause)]
+        return [str(self.row + 1), shown[0].translate(SPACES), " ".join(shown[1].split())]
 
 
 def chunk_rows_of(size: int, rows: int) -> int:

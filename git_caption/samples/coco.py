@@ -76,7 +76,7 @@ def read_annotations(path: Path, document: dict[str, Any], split: str | None = N
     for number, annotation in enumerate(document["annotations"], 1):
         image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
         if str(image_id) in names:
-            listed.add(*names[str(image_id)], annotation.get("caption"))
+            listed.add(*names[str(image_id)], annotation.get("caption"), str(image_id))
         else:
             listed.add_fault(number, f"annotation {number} is of image {image_id}, which is not among the images")
     return listed.close()
@@ -97,6 +97,7 @@ def read_karpathy(path: Path, document: dict[str, Any], split: str | None = None
     parts = {choose(there, part, str(path)) for part in split.split("+")}
     root = _root(path)
     listed = ImageList(f"Karpathy's splits, {split}", path, (root, root / "images", root / "Images"), "image")
+    listed.own_names = True  # of COCO they tell the folder, of Flickr there is none
     for number, image in enumerate(images, 1):
         if image["split"] not in parts:
             continue

@@ -28,14 +28,15 @@ def find_columns(names: Sequence[str], image: str | None, caption: str | None, w
     Raises UsageError that lists the columns there are.
     """
     found = [
-        _find(names, asked, usual, key, where)
+        find_column(names, asked, usual, key, where)
         for asked, usual, key in ((image, IMAGE, "image_column"), (caption, CAPTION, "caption_column"))
     ]
     split = known(names, (SPLIT,))
     return Columns(found[0], found[1], split)
 
 
-def _find(names: Sequence[str], asked: str | None, usual: Sequence[str], key: str, where: str) -> str:
+def find_column(names: Sequence[str], asked: str | None, usual: Sequence[str], key: str, where: str) -> str:
+    """The column that is asked for under `key`, else the first usual one. Raises UsageError as `find_columns`."""
     wanted = usual if asked is None else (asked.strip().lower(),)
     found = known(names, wanted)
     if found is None:

@@ -4,7 +4,8 @@
     results_20130124.token          the same, of Flickr30k
     Flickr_8k.trainImages.txt       the images of a split, one a line; also of devImages, testImages
 
-Images lie beside, or in a folder `Images`, `images`, `Flicker8k_Dataset`, `Flickr8k_Dataset` or `flickr30k-images`.
+Images lie beside, or in a folder `Images`, `images`, `Flicker8k_Dataset`, `Flickr8k_Dataset` or `flickr30k-images`;
+beside the folder of the texts where that is called `Flickr8k_text`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,22 @@ from git_caption.samples.splits import choose, refuse
 
 CAPTIONS = ("Flickr8k.token.txt", "results_20130124.token")
 SPLITS = {split: f"Flickr_8k.{split}Images.txt" for split in ("train", "dev", "test")}
-FOLDERS = ("", "Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images")
+TEXTS = "Flickr8k_text"
+FOLDERS = (
+    "",
+    "Images",
+    "images",
+    "Flicker8k_Dataset",
+    "Flickr8k_Dataset",
+    "Flickr8k_Dataset/Flicker8k_Dataset",
+    "flickr30k-images",
+)
+
+
+def image_folders(path: Path) -> tuple[Path, ...]:
+    """Where images may lie that a file of captions names."""
+    root = path.parent.parent if path.parent.name == TEXTS else path.parent
+    return tuple(root / folder for folder in FOLDERS)
 
 
 def read_flickr(path: Path, split: str | None = None) -> ImageList:
@@ -28,13 +44,15 @@ def read_flickr(path: Path, split: str | None = None) -> ImageList:
     wanted: frozenset[str] | None = None
     if lists:
         split = choose(lists, split, str(path))
-        wanted = frozenset(lists[split].read_text(encoding="utf-8").split())
+        wanted = frozenset(lists[split].read_text(encoding="utf-8-sig").split())
     else:
         refuse(split, "a Flickr folder without lists of images", str(path))
     kind = "Flickr captions" if split is None else f"Flickr captions, split {split}"
-    listed = ImageList(kind, path, [path.parent / folder for folder in FOLDERS], "line")
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+    listed = ImageList(kind, path, image_folders(path), "line")
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             name, tab, caption = line.rstrip("\r\n").partition("\t")
             image = name.rpartition("#")[0]
             if not tab or not image:

@@ -17,8 +17,10 @@ LARGEST_TEXT = 1 << 20  # bytes
 class ImageFolder:
     """Its images in the order of their paths: fulfils `TrainingData`. Nothing whose name begins with a dot is taken.
 
-    A key is the path in the folder without its ending; with it where two files differ in that alone.
-    Memory: the UTF-8 of the paths and 8 bytes each. Raises DataError if no file is named as an image.
+    A key is the path in the folder without its ending; with it where that is the name of another, or two files differ
+    in the ending alone. Linked folders are gone into, each folder once.
+    Memory: the UTF-8 of the paths and 8 bytes each. Raises DataError if no file is named as an image, or a folder
+    cannot be listed.
     """
 
     kind = "folder of images"
@@ -30,7 +32,7 @@ class ImageFolder:
         if not names:
             raise DataError(f"{folder}: no image in it, expected files ending in {', '.join(IMAGE_SUFFIXES)}")
         stems = Counter(os.path.splitext(name)[0] for name in names)
-        self._twice = {stem for stem, count in stems.items() if count > 1}
+        self._taken = {stem for stem, count in stems.items() if count > 1} | (stems.keys() & set(names))
         self._names = PackedTexts()
         for name in names:
             self._names.append(name)
@@ -47,7 +49,7 @@ class ImageFolder:
     def key(self, row: int) -> str:
         """The path in the folder, with `/` between its parts."""
         stem = os.path.splitext(self._names[row])[0]
-        return (self._names[row] if stem in self._twice else stem).replace(os.sep, "/")
+        return (self._names[row] if stem in self._taken else stem).replace(os.sep, "/")
 
     def texts(self, row: int) -> Texts:
         """The text beside the image. Raises DataError if there is none, or it is empty or not UTF-8."""
@@ -72,8 +74,13 @@ class ImageFolder:
 def _images(folder: str) -> list[str]:
     """Paths in the folder of files that are named as images."""
     found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    been: set[str] = set()
+    for place, folders, files in os.walk(folder, onerror=_refused, followlinks=True):
+        if (real := os.path.realpath(place)) in been:
+            folders.clear()
+            continue
+        been.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = os.path.relpath(place, folder)
         found += [
             name if inside == os.curdir else os.path.join(inside, name)
@@ -81,3 +88,7 @@ def _images(folder: str) -> list[str]:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
     return found
+
+
+def _refused(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error

@@ -10,14 +10,15 @@ import numpy as np
 
 from git_caption.errors import DataError
 from git_caption.samples.packed import PackedTexts
-from git_caption.samples.training_data import Texts, checked_texts, read_image
+from git_caption.samples.training_data import Texts, caption_fault, checked_texts, read_image
 
 
 class ImageList:
     """A data set of image files: fulfils `TrainingData`. Filled by `add`, entry by entry, then closed by `close`.
 
-    Captions of one image become one row, at the place of the first, in the order of the entries. An entry that is
-    broken becomes a row that raises its cause.
+    Captions of one image (of one name and key) become one row, at the place of the first, in the order of the entries.
+    An entry that is broken becomes a row that raises its cause, and so does a caption that
+    is empty or no Unicode text, beside the others of its image.
     Memory: the UTF-8 of keys, names and captions, 32 bytes a row and 16 a caption; it goes to worker processes as it
     is. Until `close` there is a dict of the names beside.
 
@@ -35,13 +36,14 @@ class ImageList:
         self.inputs: tuple[Path, ...] = (source,)
         self.folders = tuple(folders)
         self.unit = unit
+        self.own_names = False  # files have names of their own: they may lie in no folder, or in another
         self._keys = PackedTexts()
         self._names = PackedTexts()
         self._numbers = array("q")  # of the row's first entry in the file, 1-based
         self._captions = PackedTexts()
         self._rows = array("q")  # the row of each caption
         self._faults: dict[int, str] = {}
-        self._row_of: dict[str, int] = {}
+        self._row_of: dict[tuple[str, str], int] = {}
 
     def add(self, number: int, name: object, captions: object, key: str | None = None) -> None:
         """Adds an entry, as it was read: a name and a caption or a list of captions.
@@ -54,12 +56,17 @@ class ImageList:
         elif not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             self.add_fault(number, f"the caption is {_short(captions)}, expected a text or a list of texts")
         else:
-            row = self._row_of.get(name)
-            if row is None:
-                row = self._row_of[name] = self._new_row(number, name, name if key is None else key)
-            for text in texts:
-                self._captions.append(text)
-                self._rows.append(row)
+            key = name if key is None else key
+            good = [text for text in texts if caption_fault(text) is None]
+            if good or not texts:
+                row = self._row_of.get((key, name))
+                if row is None:
+                    row = self._row_of[key, name] = self._new_row(number, name, key)
+                for text in good:
+                    self._captions.append(text)
+                    self._rows.append(row)
+            if len(good) < len(texts):
+                self._faults[self._new_row(number, name, key)] = next(filter(None, map(caption_fault, texts)))
 
     def add_fault(self, number: int, cause: str) -> None:
         """Adds an entry that cannot be used."""
@@ -106,8 +113,10 @@ class ImageList:
         if row in self._faults:
             raise DataError(f"{self.where(row)}: {self._faults[row]}")
         name = self._names[row]
-        paths = [folder / name for folder in self.folders]
-        return read_image(paths[:1] if Path(name).is_absolute() else paths, self._place(row))
+        if Path(name).is_absolute():
+            return read_image([Path(name)], self._place(row))
+        names = dict.fromkeys((name, Path(name).name)) if self.own_names else (name,)
+        return read_image([folder / each for each in names for folder in self.folders], self._place(row))
 
     def where(self, row: int) -> str:
         """File, entry and image."""

@@ -13,6 +13,8 @@ from git_caption.samples.webdataset import WebDataset, tars_of
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import parse_image_row
 
+COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 
 class ImageRows(Protocol):
     """Images by row number, 0-based. Picklable, for worker processes read the rows."""
@@ -73,6 +75,8 @@ def open_images(path: str | Path) -> ImageRows:
         if len(found) != 1:
             raise UsageError(f"{path}: {'tars and' if found else 'neither tars nor'} Parquet files in it: name a file")
         name = f"{glob.escape(name)}/{found[0]}"
+    if name.endswith(COMPRESSED):
+        raise UsageError(f"{path}: a compressed tar; rows are read by their place in the tar: unpack it to .tar first")
     if name.endswith(".tar"):
         return WebDataset(tars_of(name))
     if name.endswith(".parquet"):

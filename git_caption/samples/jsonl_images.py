@@ -31,7 +31,7 @@ class JsonlImages:
             raise UsageError(f"{path}: cannot open this JSONL file: {error.strerror}") from error
         starts = np.concatenate([np.empty(0, dtype=np.int64), *scan(path)])
         ends = np.append(starts[1:], self._size)
-        lines = np.flatnonzero(ends - starts > 1)
+        lines = np.flatnonzero(ends - starts > len("\r\n"))  # no object is as short as a blank line
         self._lines = np.stack([starts[lines], ends[lines]])
         self._numbers = lines
         if not len(self):

@@ -9,7 +9,6 @@ The image `ID.jpg` lies in `val/`, `test/`, `images/` or `NICE_val/` beside the 
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from git_caption.errors import DataError, UsageError
@@ -45,26 +44,16 @@ def read_nice(path: Path) -> ImageList:
 
 
 def _csv(path: Path) -> ImageList:
+    names, entries = table.csv_entries(path)
+    key, caption = known(names, KEY), known(names, CAPTIONS)
+    if key is None:
+        raise UsageError(f"{path}: no column of numbers, expected public_id; there are {', '.join(names) or 'none'}")
     listed = ImageList("NICE", path, (), "line")
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
-        names = next(reader, [])
-        key, caption = known(names, KEY), known(names, CAPTIONS)
-        if key is None:
-            raise UsageError(
-                f"{path}: no column of numbers, expected public_id; there are {', '.join(names) or 'none'}"
-            )
-        while True:
-            number = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return listed.close()
-            except csv.Error as error:
-                listed.add_fault(number, f"not CSV: {error}")
-                continue
-            if len(cells) == len(names):
-                entry = dict(zip(names, cells, strict=True))
-                listed.add(number, f"{entry[key]}.jpg", [] if caption is None else entry[caption], entry[key])
-            elif cells:
-                listed.add_fault(number, f"found {len(cells)} columns, expected {len(names)} as in the header")
+    for line, entry in entries():
+        if isinstance(entry, str):
+            listed.add_fault(line, entry)
+        elif number := entry[key].strip().removesuffix(".jpg"):
+            listed.add(line, f"{number}.jpg", [] if caption is None else entry[caption], number)
+        else:
+            listed.add_fault(line, f"no number in column {key!r}")
+    return listed.close()

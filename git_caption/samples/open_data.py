@@ -37,13 +37,20 @@ KINDS = {  # by format: what its data sets call themselves
 }
 
 
+KARPATHY = {"COCO": "dataset_coco.json", "Flickr": "dataset_flickr8k.json"}
+
+
 @dataclass(frozen=True)
 class Choices:
-    """What is chosen of a data set; None leaves it to the format: `train` where there are splits, known columns."""
+    """What is chosen of a data set; None leaves it to the format: `train` where there are splits, known columns.
+
+    only: the format that it has to be in.
+    """
 
     split: str | None = None
     image_column: str | None = None
     caption_column: str | None = None
+    only: str | None = None
 
 
 def open_data(
@@ -60,7 +67,7 @@ def open_data(
     Raises UsageError if no format is found, or more than one, or what is chosen is not there; DataError as the formats
     do.
     """
-    data = _opened(path, Choices(split, image_column, caption_column), only)
+    data = _opened(path, Choices(split, image_column, caption_column, only))
     if only is not None and not data.kind.startswith(KINDS[only]):
         raise UsageError(f"{path}: {data.kind}, expected {only}")
     if (image_column or caption_column) and not data.kind.startswith(WITH_COLUMNS):
@@ -68,16 +75,16 @@ def open_data(
     return data
 
 
-def _opened(path: str | Path, chosen: Choices, only: str | None) -> TrainingData:
+def _opened(path: str | Path, chosen: Choices) -> TrainingData:
     place = Path(path)
     if place.is_dir():
-        return _in_folder(place, chosen, only)
+        return _in_folder(place, chosen)
     if str(path).endswith(".tar"):
         refuse(chosen.split, webdataset.WebDataset.kind, str(path))
         return webdataset.WebDataset(webdataset.tars_of(str(path)))
     if place.is_file():
         return _in_file(place, chosen)
-    if only is None and isinstance(path, str) and path.count("/") == 1 and is_hub_id(path):
+    if chosen.only is None and isinstance(path, str) and path.count("/") == 1 and is_hub_id(path):
         return hub_dataset.HubDataset(path, chosen.split, chosen.image_column, chosen.caption_column)
     raise UsageError(f"{path}: no such file or folder, nor the id of a repository on the hub (owner/name)")
 
@@ -120,9 +127,10 @@ def _json(path: Path, document: Any, chosen: Choices) -> TrainingData:
     )
 
 
-def _in_folder(folder: Path, chosen: Choices, only: str | None) -> TrainingData:
+def _in_folder(folder: Path, chosen: Choices) -> TrainingData:
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    finders = [_tsvs, _cc3m, _coco, _questions, _flickr, _saved, _tars] if only is None else FINDERS.get(only, [])
+    every = [_tsvs, _cc3m, _coco, _questions, _flickr, _saved, _tars]
+    finders = every if chosen.only is None else FINDERS.get(chosen.only, [])
     found = [opened for finder in finders if (opened := finder(folder, names, chosen)) is not None]
     if len(found) > 1:
         raise UsageError(
@@ -134,7 +142,7 @@ def _in_folder(folder: Path, chosen: Choices, only: str | None) -> TrainingData:
     tables = [folder / name for name in names if name.endswith(TABLES) or name == "captions.txt"]
     if not tables:
         raise UsageError(f"{folder}: no data set in it; looked for {'; '.join(LOOKED_FOR)}")
-    return _in_file(_only(tables), chosen)
+    return _in_file(_only(tables, chosen.only), chosen)
 
 
 Found = tuple[str, Callable[[], TrainingData]]  # what is there, and how it is opened
@@ -194,7 +202,7 @@ def _coco(folder: Path, names: list[str], chosen: Choices) -> Found | None:
                     f"{folder}: {karpathy[0].name} and {', '.join(sorted(path.name for path in files.values()))} are "
                     "there: name the file of one, or a split as 'train+restval' or 'train2017'"
                 )
-            return _in_file(_only(karpathy), chosen)
+            return _in_file(_only(karpathy, chosen.only), chosen)
         return _in_file(files[choose(files, chosen.split, str(folder))], Choices())
 
     return "COCO", opened
@@ -210,8 +218,9 @@ def _questions(folder: Path, names: list[str], chosen: Choices) -> Found | None:
 
 
 def _flickr(folder: Path, names: list[str], chosen: Choices) -> Found | None:
-    there = [name for name in flickr.CAPTIONS if name in names]
-    return (there[0], lambda: flickr.read_flickr(folder / there[0], chosen.split)) if there else None
+    places = [folder / name for name in flickr.CAPTIONS] + [folder / flickr.TEXTS / name for name in flickr.CAPTIONS]
+    there = [path for path in places if path.is_file()]
+    return (there[0].name, lambda: flickr.read_flickr(there[0], chosen.split)) if there else None
 
 
 def _saved(folder: Path, names: list[str], chosen: Choices) -> Found | None:
@@ -236,8 +245,12 @@ def _tars(folder: Path, names: list[str], chosen: Choices) -> Found | None:
 FINDERS = {"CC3M": [_cc3m], "COCO": [_coco], "Flickr": [_flickr]}
 
 
-def _only(paths: list[Path]) -> Path:
+def _only(paths: list[Path], wanted: str | None) -> Path:
+    """The only path; of several Karpathy's file of the wanted format, of which he has three in one archive."""
     if len(paths) > 1:
+        own = [path for path in paths if path.name == KARPATHY.get(wanted or "")]
+        if own:
+            return own[0]
         raise UsageError(
             f"{paths[0].parent}: {len(paths)} files may be it ({', '.join(path.name for path in paths[:5])}): name one"
         )

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from git_caption.errors import DataError
-from git_caption.samples.columns import CAPTION, known
+from git_caption.samples.columns import CAPTION, find_column, known
 from git_caption.samples.parquet_images import ParquetImages
+from git_caption.samples.splits import choose, refuse
 from git_caption.samples.training_data import Column, Texts, checked_texts
 
 QUESTIONS = "questions_json"
 CAPTIONS = "captions_json"
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(?:-\w+)?\.parquet")  # of a split, as the hub calls them
+
+
+def parquet_files(path: Path, split: str | None) -> list[Path]:
+    """A Parquet file, or those of a split in a folder, or in its `data/`, as the hub has them; empty without any.
+
+    Raises UsageError if the split is not there.
+    """
+    if path.suffix == ".parquet" and path.is_file():
+        refuse(split, "a Parquet file", str(path))
+        return [path]
+    found = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    splits = {match[1] for file in found if (match := SHARD.fullmatch(file.name))}
+    if not splits:
+        if found:
+            refuse(split, "a folder of Parquet files", str(path))
+        return found
+    chosen = choose(splits, split, str(path))
+    return [file for file in found if (match := SHARD.fullmatch(file.name)) and match[1] == chosen]
 
 
 class ParquetData(ParquetImages):
@@ -26,9 +47,12 @@ class ParquetData(ParquetImages):
     kind = "Parquet"
     missing = 0
 
-    def __init__(self, paths: list[Path]) -> None:
-        super().__init__(paths)
+    def __init__(self, paths: list[Path], image_column: str | None = None, caption_column: str | None = None) -> None:
+        """None: columns are found by name."""
+        super().__init__(paths, image_column)
         self.caption_column = known(self.names, CAPTION)
+        if caption_column is not None:
+            self.caption_column = find_column(self.names, caption_column, CAPTION, "caption_column", str(paths[0]))
         self.has_captions = self.caption_column is not None or CAPTIONS in self.names
         self.has_questions = QUESTIONS in self.names
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from git_caption.errors import DataError, MissingImage, UsageError, reason
 from git_caption.params.packages import PYARROW
-from git_caption.samples.columns import IMAGE, KEY, known
+from git_caption.samples.columns import IMAGE, KEY, find_column, known
 from git_caption.samples.training_data import LARGEST_IMAGE, read_image
 
 BATCH_ROWS = 16  # read at once; an image of them is some 100 kB
@@ -27,11 +27,15 @@ class ParquetImages:
     is damaged or has other columns than the first.
     """
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], image_column: str | None = None) -> None:
+        """`image_column`: None: found by name."""
         self.inputs: tuple[Path, ...] = tuple(paths)
         files = [_opened(path) for path in paths]
         self.names: list[str] = files[0].schema_arrow.names
-        self.image_column = _image_column(files[0].schema_arrow, paths[0])
+        if image_column is None:
+            self.image_column = _image_column(files[0].schema_arrow, paths[0])
+        else:
+            self.image_column = find_column(self.names, image_column, IMAGE, "image_column", str(paths[0]))
         self.key_column = known(self.names, KEY)
         self._groups: list[tuple[int, int]] = []  # file and row group
         counts = []
@@ -131,10 +135,7 @@ def _opened(path: Path) -> Any:
 
 
 def _image_column(schema: Any, path: Path) -> str:
-    """The column with a known name, else the only one of bytes."""
-    found = known(schema.names, IMAGE)
-    if found is not None:
-        return found
+    """The column of bytes with a known name, else the only one of bytes, else one with a known name: of paths."""
     library = import_module("pyarrow").types
     binary = [
         field.name
@@ -143,9 +144,10 @@ def _image_column(schema: Any, path: Path) -> str:
         or library.is_large_binary(field.type)
         or (library.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
     ]
-    if len(binary) != 1:
+    found = known(binary, IMAGE) or (binary[0] if len(binary) == 1 else known(schema.names, IMAGE))
+    if found is None:
         raise UsageError(
             f"{path}: no column of images; there are {', '.join(map(repr, schema.names))}, expected one called "
             f"{', '.join(IMAGE[:3])} or another of those names"
         )
-    return str(binary[0])
+    return str(found)

@@ -39,15 +39,17 @@ class PreparedRows:
         key, cause = "", BAD_TEXTS
         try:
             key = self.data.key(row)
-            lines = [
-                self._line([key] if column == "images" else self._texts(row, column), row) for column in self.columns
-            ]
+            # What is wrong with an entry is told by its texts: they come before a key that it may lack.
+            lines: dict[Column, bytes] = {
+                name: self._line(self._texts(row, name), row) for name in self.columns if name != "images"
+            }
+            self._line([key], row)
             if "images" in self.columns:
                 cause = BROKEN_IMAGE
-                lines[self.columns.index("images")] = self._line(self._image(row, key), row)
-            return tuple(lines)
+                lines["images"] = self._line(self._image(row, key), row)
+            return tuple(lines[name] for name in self.columns)
         except DataError as error:
-            return Failure(_shown(key), f"{NO_IMAGE if isinstance(error, MissingImage) else cause}: {error}", ())
+            return Failure(key, f"{NO_IMAGE if isinstance(error, MissingImage) else cause}: {error}", ())
 
     def _line(self, columns: list[str], row: int) -> bytes:
         return encode(columns, self.data.where(row)).removesuffix(b"\n")
@@ -69,11 +71,6 @@ class PreparedRows:
         if column == "captions":
             return CaptionRow(key, self.data.texts(row).captions).columns()
         return QuestionRow(key, ()).columns()
-
-
-def _shown(key: str) -> str:
-    """A key that can stand in a list of failures."""
-    return " ".join(key.encode("utf-8", "replace").decode().split())
 
 
 def columns_of(data: TrainingData) -> tuple[Column, ...]:

@@ -36,6 +36,13 @@ def read_csv(
 
     Raises UsageError where the columns or the split are not there, DataError where there are no rows.
     """
+    names, rows = csv_entries(path)
+    columns = find_columns(names, image_column, caption_column, str(path))
+    return _listed("CSV", path, "line", rows, columns, split)
+
+
+def csv_entries(path: Path) -> tuple[list[str], Entries]:
+    """The names in the header of a CSV, and its rows; blank lines are passed over."""
     # Bytes that are no UTF-8 fail in the row they stand in.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         header = file.readline(LONGEST_LINE)
@@ -63,9 +70,7 @@ def read_csv(
                         f"delimiter {delimiter!r} stands in quotes",
                     )
 
-    names = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
-    columns = find_columns(names, image_column, caption_column, str(path))
-    return _listed("CSV", path, "line", rows, columns, split)
+    return next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), []), rows
 
 
 def read_jsonl(

@@ -76,6 +76,12 @@ def _places(members: dict[str, Any], size: int) -> dict[str, tuple[int, int]]:
     return places
 
 
+def _ends(path: Path, offset: int) -> bool:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+
+
 def _scanned(path: Path) -> Iterator[TarSample]:
     """The samples of a tar: members whose names agree up to the first dot of the last part, one after the other."""
     sample: TarSample | None = None
@@ -94,6 +100,9 @@ def _scanned(path: Path) -> Iterator[TarSample]:
                         yield sample
                     sample = TarSample(key)
                 sample.members[extension.lower()] = (member.offset_data, member.size)
+            # tarfile takes a header that is cut off, or lacking where more was to come, for the end.
+            if not _ends(path, tar.offset):
+                raise tarfile.ReadError(f"it ends at byte {path.stat().st_size} without tar's closing block")
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: not a complete uncompressed tar: {error}") from error
     if sample is not None:

@@ -129,18 +129,23 @@ def checked_texts(key: str, captions: Sequence[str], where: str) -> Texts:
     Raises DataError if there is no caption, one is blank, or one is not Unicode text, which tokenizers fail on.
     """
     if not captions:
-        raise DataError(f"{where}: no caption, expected at least one to train on")
+        raise DataError(f"{where}: no caption, expected at least one")
     for caption in captions:
-        if not caption.strip():
-            raise DataError(f"{where}: an empty caption")
-        try:
-            caption.encode("utf-8")
-        except UnicodeEncodeError as error:
-            begin = max(0, error.start - 20)
-            raise DataError(
-                f"{where}: the caption is not Unicode text at {caption[begin : error.end]!a}, expected UTF-8"
-            ) from error
+        if (fault := caption_fault(caption)) is not None:
+            raise DataError(f"{where}: {fault}")
     return Texts(key, tuple(captions), ())
+
+
+def caption_fault(caption: str) -> str | None:
+    """Why a caption cannot be used, None where it can."""
+    if not caption.strip():
+        return "an empty caption"
+    try:
+        caption.encode("utf-8")
+    except UnicodeEncodeError as error:
+        begin = max(0, error.start - 20)
+        return f"the caption is not Unicode text at {caption[begin : error.end]!a}, expected UTF-8"
+    return None
 
 
 def read_image(paths: Sequence[Path], where: str) -> bytes:

@@ -66,7 +66,7 @@ class TrainingTsv:
         columns, where = _read(self.captions, row)
         captions = parse_caption_row(columns, where)
         if not captions.captions:
-            raise DataError(f"{where}: no caption, expected at least one to train on")
+            raise DataError(f"{where}: no caption, expected at least one")
         if asked is not None and self.questions is not None and asked.key != captions.key:
             raise DataError(
                 f"{self.questions.where(row)}: the key is {asked.key!r}, and {captions.key!r} in the caption TSV"

@@ -147,3 +147,34 @@ def test_tars_of_a_run_ended_anywhere_are_finished_by_the_next(tsv: Path, tmp_pa
         if status == 0:
             break
     assert touch > 20
+
+
+def test_a_later_job_may_read_the_tars_of_an_earlier_one(tsv: Path, tmp_path: Path, capsys: Any) -> None:
+    tars = tmp_path / "tars"
+    jobs: list[dict[str, Any]] = [
+        {"type": "tsv_to_webdataset", "tsv": str(tsv), "out_tar": str(tars / "x.tar")},
+        {"type": "webdataset_to_tsv", "tars": str(tars / "x-00000.tar"), "out_tsv": str(tmp_path / "one.img.tsv")},
+        {"type": "webdataset_to_tsv", "tars": str(tars), "out_tsv": str(tmp_path / "all.img.tsv")},
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps([{**each, "num_workers": 0} for each in jobs]))
+    assert main(["-f", str(tmp_path / "jobs.json")]) == 0
+    same(tsv, tmp_path / "one.img.tsv")
+    same(tsv, tmp_path / "all.img.tsv")
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs[1:] + jobs[:1] + [{**jobs[2], "tars": str(tars / "y.tar")}]))
+    assert main(["-f", str(tmp_path / "jobs.json")]) == 2
+    assert "'tars': no such file" in capsys.readouterr().err
+
+
+def test_a_file_without_one_usable_row_fails(tmp_path: Path, capsys: Any) -> None:
+    tsv = written(tmp_path / "in.tsv", [["a", "no base64"]])
+    assert job("tsv_to_webdataset", tsv=str(tsv), out_tar=str(tmp_path / "x.tar")) == 1
+    assert "none of the 1 rows could be used" in capsys.readouterr().err
+
+
+def test_a_column_of_bytes_goes_before_one_of_names(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"file_name": ["gone.jpg"], "img": arrow.array([jpeg(60)], arrow.binary()), "text": ["one"]})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    out = tmp_path / "out.img.tsv"
+    assert job("parquet_to_tsv", parquet=str(tmp_path / "x.parquet"), out_tsv=str(out)) == 0
+    assert contents(open_data(out)) == [("0", ("one",), 60)]

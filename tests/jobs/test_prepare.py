@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,7 @@ def test_what_is_not_there_is_said(tmp_path: Path, capsys: Any, job: str, keys: 
 def test_a_data_set_without_a_usable_row_fails(tmp_path: Path, out: Path, capsys: Any) -> None:
     write(tmp_path / "photos" / "a.jpg", b"none")
     assert prepare("prepare_folder", data=str(tmp_path / "photos"), out_tsv=str(out)) == 1
-    assert "none of the 1 rows could be prepared" in capsys.readouterr().err
+    assert "none of the 1 rows could be used" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -287,3 +288,123 @@ def test_flickr8k_of_kaggle_is_taken_too(tmp_path: Path, out: Path) -> None:
     assert prepare("prepare_flickr8k", data=str(tmp_path), out_tsv=str(out)) == 0
     assert images(out) == {"a.jpg": jpeg(10)}
     assert captions(beside(out, "caption")) == {"a.jpg": ["one .", "two ."]}
+
+
+def listed(out: Path) -> list[list[str]]:
+    return list(TsvFile(Path(f"{out}.errors.tsv")))
+
+
+def test_a_name_that_is_no_text_leaves_out_its_row_alone(tmp_path: Path, out: Path) -> None:
+    write(tmp_path / "photos" / "a.jpg", jpeg(10))
+    for name in (b"b\xff.jpg", b"c\td.jpg"):
+        (tmp_path / "photos" / os.fsdecode(name)).write_bytes(jpeg(20))
+    assert prepare("prepare_folder", data=str(tmp_path / "photos"), out_tsv=str(out)) == 0
+    assert list(images(out)) == ["a"]
+    assert [row[1] for row in listed(out)] == ["b\\udcff", "c d"]
+    assert all(row[2].startswith("no usable texts: ") for row in listed(out))
+
+
+def test_what_is_wrong_with_an_entry_is_told(tmp_path: Path, out: Path) -> None:
+    write(tmp_path / "a.jpg", jpeg(10))
+    data = write(tmp_path / "list.json", [{"image": "a.jpg", "text": "x"}, {"image": "b.jpg", "text": 7}])
+    assert prepare("prepare_json", data=str(data), out_tsv=str(out)) == 0
+    assert (
+        listed(out)[0][2] == f"no usable texts: {data}, entry 2: the caption is 7, expected a text or a list of texts"
+    )
+
+
+def test_a_caption_that_cannot_be_used_leaves_the_others_of_its_image(tmp_path: Path, out: Path) -> None:
+    karpathy(tmp_path, [("train", 9, "train2014", ["one", " ", "three"]), ("restval", 8, "val2014", ["\ud83d", "x"])])
+    assert prepare("prepare_coco", data=str(tmp_path), out_tsv=str(out)) == 0
+    assert captions(beside(out, "caption")) == {"9": ["one", "three"], "8": ["x"]}
+    assert [row[1] for row in listed(out)] == ["9", "8"]
+    assert "an empty caption" in listed(out)[0][2] and "not Unicode text" in listed(out)[1][2]
+
+
+def test_a_file_under_two_numbers_is_two_images(tmp_path: Path, out: Path) -> None:
+    entries = [{"id": number, "file_name": "a.jpg"} for number in (1, 2)]
+    said = [{"image_id": number, "caption": f"of {number}"} for number in (2, 1)]
+    write(tmp_path / "a.jpg", jpeg(10))
+    data = write(tmp_path / "list.json", {"images": entries, "annotations": said})
+    assert prepare("prepare_coco", data=str(data), out_tsv=str(out)) == 0
+    assert captions(beside(out, "caption")) == {"1": ["of 1"], "2": ["of 2"]}
+
+
+def test_karpathys_archive_has_three_files_in_one_folder(tmp_path: Path, out: Path) -> None:
+    karpathy(tmp_path, [("test", 9, "val2014", ["one"])])
+    for name in ("flickr8k", "flickr30k"):
+        image = {"filename": f"{name}.jpg", "split": "test", "sentences": [{"raw": f"of {name}"}]}
+        write(tmp_path / f"dataset_{name}.json", {"images": [image], "dataset": name})
+        write(tmp_path / f"{name}.jpg", jpeg(20))
+    assert prepare("prepare_coco", data=str(tmp_path), split="test", out_tsv=str(out)) == 0
+    assert captions(beside(out, "caption")) == {"9": ["one"]}
+    assert prepare("prepare_flickr8k", data=str(tmp_path), split="test", out_tsv=str(out)) == 0
+    assert captions(beside(out, "caption")) == {"flickr8k.jpg": ["of flickr8k"]}
+
+
+def test_image_dir_is_the_folder_that_the_images_lie_in(tmp_path: Path, out: Path, capsys: Any) -> None:
+    karpathy(tmp_path, [("test", 9, "val2014", ["one"])])
+    (tmp_path / "val2014").rename(tmp_path / "flat")
+    keys = {"data": str(tmp_path), "out_tsv": str(out)}
+    assert prepare("prepare_coco_test", **keys, image_dir=str(tmp_path / "flat")) == 0
+    assert images(out) == {"9": jpeg(9)}
+    (tmp_path / "empty").mkdir()
+    assert prepare("prepare_coco_test", **keys, image_dir=str(tmp_path / "empty")) == 2
+    assert (
+        f"'image_dir': no image is there that {tmp_path} names; looked in {tmp_path}/empty" in capsys.readouterr().err
+    )
+
+
+def test_odd_numbers_and_delimiters_of_nice(tmp_path: Path, out: Path) -> None:
+    for name in ("1", "2"):
+        write(tmp_path / "val" / f"{name}.jpg", jpeg(int(name)))
+    write(tmp_path / "nice.csv", "\ufeffpublic_id;caption_gt\r\n1.jpg;a, b\r\n 2 ;c\r\n;nobody's\r\n")
+    assert prepare("prepare_nice", data=str(tmp_path), out_tsv=str(out)) == 0
+    assert captions(beside(out, "caption")) == {"1": ["a, b"], "2": ["c"]}
+    assert "nice.csv:4: no number in column 'public_id'" in listed(out)[0][2]
+
+
+def test_flickr8k_as_its_archives_unpack_with_the_line_ends_of_windows(tmp_path: Path, out: Path) -> None:
+    texts_folder = tmp_path / "Flickr8k_text"
+    write(texts_folder / "Flickr8k.token.txt", "\ufeff1.jpg#0\tone\r\n1.jpg#1\t\r\n\r\n2.jpg#0\ttwo\r\n")
+    write(texts_folder / "Flickr_8k.testImages.txt", "\ufeff1.jpg\r\n")
+    write(tmp_path / "Flickr8k_Dataset" / "Flicker8k_Dataset" / "1.jpg", jpeg(10))
+    assert prepare("prepare_flickr8k", data=str(tmp_path), split="test", out_tsv=str(out)) == 0
+    assert (images(out), captions(beside(out, "caption"))) == ({"1.jpg": jpeg(10)}, {"1.jpg": ["one"]})
+    assert [row[1] for row in listed(out)] == ["1.jpg"]
+
+
+def test_linked_folders_are_gone_into_once_and_keys_are_never_the_same(tmp_path: Path, out: Path) -> None:
+    folder = tmp_path / "photos"
+    for number, name in enumerate(["a.jpg", "a.png", "a.jpg.png", "b/c.jpg"]):
+        write(folder / name, jpeg(10 * number))
+    write(tmp_path / "other" / "d.jpg", jpeg(90))
+    (folder / "other").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "back").symlink_to(folder)
+    assert prepare("prepare_folder", data=str(folder), out_tsv=str(out)) == 0
+    keys = [key for key, _ in TsvFile(out)]
+    assert sorted(keys) == ["a.jpg", "a.jpg.png", "a.png", "b/c", "other/d"]
+
+
+def test_a_companion_that_is_of_other_rows_is_named(tmp_path: Path, out: Path, capsys: Any) -> None:
+    write(tmp_path / "photos" / "a.jpg", jpeg(10))
+    caption = write(tmp_path / "photos" / "a.txt", "a boat")
+    keys = {"data": str(tmp_path / "photos"), "out_tsv": str(out)}
+    assert prepare("prepare_folder", **keys) == 0 and "was there before" not in capsys.readouterr().err
+    caption.unlink()
+    assert prepare("prepare_folder", **keys) == 0
+    assert f"{beside(out, 'caption')} was there before and is not of these rows" in capsys.readouterr().err
+
+
+def test_parquet_files_as_the_hub_has_them(tmp_path: Path, out: Path, capsys: Any) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for number, name in enumerate(["test-00000-of-00001", "train-00000-of-00002-ab12", "train-00001-of-00002-cd34"]):
+        rows = {"file_name": ["x.jpg"], "image": [{"bytes": jpeg(10 * number), "path": None}], "said": [f"{number} 💋"]}
+        path = write(tmp_path / "data" / f"{name}.parquet", "")
+        parquet.write_table(arrow.table(rows), path)
+    keys = {"data": str(tmp_path), "out_tsv": str(out), "caption_column": "said"}
+    assert prepare("prepare_instagram", **keys) == 0
+    assert images(out) == {"0": jpeg(10), "1": jpeg(20)}
+    assert captions(beside(out, "caption")) == {"0": ["1 💋"], "1": ["2 💋"]}
+    assert prepare("prepare_instagram", **keys, split="val") == 2
+    assert "no split is called 'val', there are test, train" in capsys.readouterr().err

@@ -195,3 +195,32 @@ def test_info_tells_what_is_there(tsv: Path, tmp_path: Path, capsys: Any) -> Non
     assert (captions["captions"], captions["words"]) == (ROWS, {"min": 3, "p50": 3, "p90": 3, "max": 3})
     assert (questions["questions"], questions["questions_with_answers"]) == (ROWS, 0)
     assert len(found["first_bad_rows"]) == 3 and f"{tsv}:{ROWS + 2}: column 2 is not base64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes", "expected"),
+    [
+        (12, None, [2, 1, 1, 2, 2, 1, 1, 2]),  # 1.5 each
+        (3, None, [0, 1, 0, 1, 0, 0, 1, 0]),
+        (3, [0.5, 0.5, None], [2, 1, 0]),
+        (7, [0.8, 0.1, 0.1], [6, 0, 1]),
+    ],
+)
+def test_parts_never_have_more_rows_than_there_are(
+    tmp_path: Path, rows: int, sizes: list[float | None] | None, expected: list[int]
+) -> None:
+    tsv = written(tmp_path / "x.tsv", [[str(number), "v"] for number in range(rows)])
+    outs = [tmp_path / f"{number}.tsv" for number in range(len(expected))]
+    assert job("tsv_split", tsv=str(tsv), out_tsvs=[str(out) for out in outs], sizes=sizes) == 0
+    assert [len(lines(out)) for out in outs] == expected
+    assert [line for out in outs for line in lines(out)] == lines(tsv)
+
+
+def test_no_companion_is_overwritten_however_it_is_spelled(
+    tsv: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert job("tsv_shuffle", tsv=str(tsv), out_tsv="./all.tsv") == 2  # its captions would be all.caption.tsv
+    assert f"'out_tsv': '{tmp_path}/all.caption.tsv' is read too" in capsys.readouterr().err
+    assert job("tsv_split", tsv=str(tsv), out_tsvs=["a.tsv", "./a.img.tsv"]) == 2
+    assert "two would have the same companions" in capsys.readouterr().err

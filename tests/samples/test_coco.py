@@ -49,7 +49,7 @@ def test_annotations_that_are_broken_are_named(folder):
     data = coco.read_annotations(folder / "annotations" / "captions_val2014.json", document)
     causes = [fault(data, row).split("json, ")[-1] for row in range(len(data))]
     assert causes == [
-        "image 1 (v.jpg): no caption, expected at least one to train on",
+        "image 1 (v.jpg): no caption, expected at least one",
         'image 2: expected an object with "id" and "file_name"',
         'image 3: expected an object with "id" and "file_name"',
         "image 1: annotation 1 is of image 6, which is not among the images",

@@ -50,9 +50,16 @@ def test_jsonl_names_images_by_path_and_key(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=cause):
             images.image(row)
+    path.write_bytes(b'\xef\xbb\xbf{"image": "a.jpg"}\r\n\r\n{"image": "b.jpg"}\r\n\r\n')
+    assert rows_of(open_images(path)) == [("a.jpg", 10), ("b.jpg", 20)]
     path.write_text('{"caption": "x"}\n')
     with pytest.raises(UsageError, match=r"none of 'caption' is image, image_path"):
         open_images(path)
+
+
+def test_a_compressed_tar_is_no_tsv(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"x\.tar\.gz: a compressed tar; .* unpack it to \.tar first"):
+        open_images(tmp_path / "x.tar.gz")
 
 
 def test_tars_give_images_without_any_text(tmp_path: Path) -> None:

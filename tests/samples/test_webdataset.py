@@ -120,6 +120,11 @@ def test_a_tar_that_is_damaged_compressed_or_empty_is_refused(tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=f"{name}: not a complete uncompressed tar"):
             WebDataset([tmp_path / name])
+    second = whole.index(b"a.txt")  # a copy that ended there, in its header, behind it, before the end of the tar
+    for size in (second, second + 100, second + 512, second + 1024):
+        (tmp_path / "cut.tar").write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"cut\.tar: not a complete uncompressed tar"):
+            WebDataset([tmp_path / "cut.tar"])
     backwards = tarfile.TarInfo("a.jpg")
     backwards.size = -1024
     (tmp_path / "loop").write_bytes(backwards.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
