@@ -130,7 +130,7 @@ def _rank(work: Work, rank: int, size: int, port: int) -> None:
     for descriptor, name in ((1, "printed"), (2, "told")):
         os.dup2(os.open(work.out.parent / name, os.O_WRONLY | os.O_APPEND), descriptor)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    processes.BEAT_SECONDS, processes.DEAD_SECONDS = 0.1, work.dead_seconds
+    processes.ranks.BEAT_SECONDS, processes.ranks.DEAD_SECONDS = 0.1, work.dead_seconds
 
     def command(_: Sequence[str]) -> None:
         processes.meet()
