@@ -110,9 +110,7 @@ def write(params: Any, opened: Callable[[], TrainingData]) -> None:
         "rows": listing(data),
     }
     summary = write_rows(PreparedRows(data, columns, chosen.verify), params.written, settings, params.rows)
-    if processes.rank():
-        return
-    if data.missing:
+    if data.missing and processes.rank() == 0:
         print(f"{data.missing} rows without an image were passed over")
     if summary.rows and not summary.lines:
         raise JobFailed(f"{params.data}: none of the {summary.rows} rows could be prepared, see {summary.errors_path}")

@@ -15,6 +15,8 @@ from git_caption.params.differences import differences
 from git_caption.pipeline.chunks import Parts
 from git_caption.tsv.rows import dumps
 
+LOOK_SECONDS = 5.0  # between looks for what others do not come to: one may tell what it claimed after we looked
+
 
 class Share(Protocol):
     """What a run asks before and after each chunk."""
@@ -239,7 +241,7 @@ class Claimed:
                 return number
             if self.ranks.rank == 0 and self._others_are_idle():
                 return self._forgotten()
-            self._wait_until(lambda seen=seen: self._news() != seen)
+            self._wait_for_other(seen)
 
     def _taken_over(self) -> int | None:
         others = [(self.ranks.rank + step) % self.ranks.size for step in range(1, self.ranks.size)]
@@ -288,6 +290,10 @@ class Claimed:
     def _news(self) -> tuple[int, int]:
         """Differs once there may be something to do: a process died, or, for rank 0, has nothing left to do."""
         return self.ranks.news(), self.store.add("idle", 0) if self.ranks.rank == 0 else 0
+
+    def _wait_for_other(self, seen: tuple[int, int]) -> None:
+        latest = time.monotonic() + LOOK_SECONDS
+        self._wait_until(lambda: self._news() != seen or time.monotonic() > latest)
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition():

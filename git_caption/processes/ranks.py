@@ -13,6 +13,7 @@ from typing import Any, Protocol
 BEAT_SECONDS = 1.0
 DEAD_SECONDS = 45.0  # without a beat
 END_SECONDS = 30.0  # that processes wait for one another once one has failed
+SILENT_SECONDS = 8.0  # that rank 0 may be without a beat then: torchrun's store outlives it
 POLL_SECONDS = 0.1
 
 
@@ -108,11 +109,14 @@ class Ranks:
         self._rest()
 
     def _told(self) -> bool:
-        """Whether rank 0 has shown the failure that it knows of."""
-        latest = time.monotonic() + END_SECONDS
+        """Whether rank 0 has shown the failure that it knows of. Where it shows no life that is not waited for long."""
+        started = heard = time.monotonic()
+        beat = 0
         with suppress(RuntimeError):
             while not self._store.check(["told"]):
-                if time.monotonic() > latest:
+                if (latest := self._store.add("beat/0", 0)) != beat:
+                    beat, heard = latest, time.monotonic()
+                if time.monotonic() > min(started + END_SECONDS, heard + SILENT_SECONDS):
                     return False
                 time.sleep(POLL_SECONDS)
         return True
