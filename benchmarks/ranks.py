@@ -15,6 +15,7 @@ Last, all ranks do nothing but claim, to see how many claims the store answers i
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import os
 import resource
@@ -207,6 +208,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="that the model takes for a chunk")
     given = parser.parse_args()
     torch.set_num_threads(1)  # of each rank: none of them has a core of its own
+    gc.freeze()  # or each rank would copy the pages of all that was imported
     for line in chain(shared(given.ranks, given.chunks, given.seconds), claims(given.ranks)):
         print(line, flush=True)
 
