@@ -15,7 +15,6 @@ from typing import Any
 
 from git_caption.errors import DataError
 
-
 # Made once: json.dumps makes one a call, which takes as long as what it is for.
 ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
