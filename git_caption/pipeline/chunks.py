@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from git_caption.tsv.writer import encode, sync_folder, write_atomically
 CHUNK_ROWS = 256
 IMAGE_CHUNK_ROWS = 64  # where rows hold whole image files: a chunk is in memory at once
 CHUNK_BYTES = 1 << 23  # where it is known how large rows are
+REMOVED_AT_A_TIME = 16  # files: a disk takes some milliseconds for each, and they may be a hundred thousand
 
 SPACES = str.maketrans("\t\r\n", "   ")
 
@@ -201,9 +203,9 @@ class Parts:
         self._remove(self._ours)
 
     def _remove(self, names: re.Pattern[str]) -> None:
-        for path in self.folder.iterdir():
-            if names.fullmatch(path.name):
-                path.unlink()
+        found = [path for path in self.folder.iterdir() if names.fullmatch(path.name)]
+        with ThreadPoolExecutor(REMOVED_AT_A_TIME) as pool:
+            list(pool.map(Path.unlink, found))
 
     @contextmanager
     def writing(self) -> Iterator[None]:

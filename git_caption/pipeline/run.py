@@ -101,7 +101,8 @@ def run(
         share: Share = Whole(parts) if ranks is None else Claimed(parts, ranks, made_from, stopping.check)
         chunks = read_chunks(source, share.numbers(), parts.rows_of, num_workers, check=stopping.check)
         silent = None if ranks is None or ranks.rank == 0 else True
-        with closing(chunks), tqdm(total=len(source), initial=share.rows(), unit="row", disable=silent) as progress:
+        before = 0 if silent else share.rows()  # it asks about every process
+        with closing(chunks), tqdm(total=len(source), initial=before, unit="row", disable=silent) as progress:
             for number, items in chunks:
                 if not share.begin(number):
                     continue
@@ -112,13 +113,13 @@ def run(
                 parts.commit(number, outcomes, failures)
                 failed = share.committed(number, len(failures), halved())
                 _judge(parts, failures, failed, on_error, max_errors)
-                progress.update(share.rows() - progress.n)
+                if not silent:
+                    progress.update(share.rows() - progress.n)
             stopping.check()
         if (found := share.found_elsewhere()) is not None:
             return _heard(found)
         _judge(parts, parts.failures, len(parts.failures), on_error, max_errors)  # also those of processes that died
         lines_written = parts.join()
-        parts.remove()
         summary = Summary(
             out=out,
             rows=len(source),
@@ -131,7 +132,8 @@ def run(
             halved=share.halved(),
             computed=share.computed(),
         )
-        share.finish(_told(summary))
+        share.finish(_told(summary))  # before the parts go, which may be many: the others need not wait for that
+        parts.remove()
     return summary
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from git_caption.errors import UsageError
 from git_caption.params.differences import differences
 from git_caption.pipeline.chunks import Parts
 from git_caption.tsv.rows import dumps
+
+LOOK_SECONDS = 5.0  # between looks for what others do not come to: one may tell what it claimed after we looked
 
 
 class Share(Protocol):
@@ -29,7 +31,10 @@ class Share(Protocol):
         """Whether what was computed may still be committed."""
 
     def committed(self, number: int, failures: int, halved: int) -> int:
-        """Takes note of a chunk, of the rows in it that failed and of all batches halved so far; gives all failures."""
+        """Takes note of a chunk, of the rows in it that failed and of all batches halved so far.
+
+        Gives the number of all rows that failed, where there are some in this chunk.
+        """
 
     def rows(self) -> int:
         """Rows committed so far, by any process and any run."""
@@ -102,7 +107,7 @@ class Claimed:
 
     The store further holds `start`, what all have to know first; `claimed`, the counter; of each rank R `ahead/R`, the
     chunks it has claimed and not begun, `doing/R`, the one it computes, and `tally/R`, its rows and halved batches;
-    `failures`; and `finished`, what rank 0 found in the end.
+    `failures`; `idle`, how often a process had nothing left to do; and `finished`, what rank 0 found in the end.
     """
 
     def __init__(
@@ -184,7 +189,7 @@ class Claimed:
         if number in self._claimed:  # so that the store does not grow with the output
             self._claimed.remove(number)
             self.store.delete_key(f"begun/{number}")
-        return self.store.add("failures", failures)
+        return self.store.add("failures", failures) if failures else 0
 
     def rows(self) -> int:
         """Those of an earlier run among them."""
@@ -199,7 +204,11 @@ class Claimed:
         return tuple(rows for rows, _ in self._tallies())
 
     def _tallies(self) -> list[list[int]]:
-        return [json.loads(tally) for tally in self.store.multi_get([f"tally/{n}" for n in range(self.ranks.size)])]
+        return [json.loads(tally) for tally in self._of("tally", range(self.ranks.size))]
+
+    def _of(self, what: str, ranks: Sequence[int]) -> list[bytes]:
+        """What the store holds of each of these ranks, asked for at once: there may be hundreds."""
+        return self.store.multi_get([f"{what}/{rank}" for rank in ranks]) if ranks else []
 
     def found_elsewhere(self) -> dict[str, Any] | None:
         """What rank 0 found; waits for it. None on rank 0."""
@@ -223,37 +232,37 @@ class Claimed:
 
     def _left_by_others(self) -> int | None:
         """A chunk that another process does not come to, marked as begun; None once all are committed."""
-        self.ranks.announce()  # rank 0 may be waiting for this one
+        self.store.add("idle", 1)
         while True:
-            news = self.ranks.news()
+            seen = self._news()
             if self.store.check(["finished"]):
                 return None
             if (number := self._taken_over()) is not None:
                 return number
             if self.ranks.rank == 0 and self._others_are_idle():
                 return self._forgotten()
-            self._wait_for_news(news)
+            self._wait_for_other(seen)
 
     def _taken_over(self) -> int | None:
-        dead = self.ranks.dead()
-        for step in range(1, self.ranks.size):  # each begins with another one
-            other = (self.ranks.rank + step) % self.ranks.size
-            ahead: list[int] = json.loads(self.store.get(f"ahead/{other}"))
-            for number in reversed(ahead):
+        others = [(self.ranks.rank + step) % self.ranks.size for step in range(1, self.ranks.size)]
+        for ahead in self._of("ahead", others):  # each process begins with another one
+            for number in reversed(json.loads(ahead)):
                 if self._begun(number, f"begun/{number}"):
-                    return number
-            doing = self.store.get(f"doing/{other}").decode()
-            left = other in dead and doing and not self.parts.has(int(doing))
-            if left and self._begun(int(doing), f"again/{doing}/{other}"):
+                    return int(number)
+        dead = self.ranks.dead()
+        dead_others = [other for other in others if other in dead]
+        for other, doing in zip(dead_others, self._of("doing", dead_others), strict=True):
+            left = doing and not self.parts.has(int(doing))
+            if left and self._begun(int(doing), f"again/{int(doing)}/{other}"):
                 return int(doing)
         return None
 
     def _others_are_idle(self) -> bool:
         dead = self.ranks.dead()
         others = [rank for rank in range(1, self.ranks.size) if rank not in dead]
-        doing = self.store.multi_get([f"doing/{rank}" for rank in others]) if others else []
-        ahead = self.store.multi_get([f"ahead/{rank}" for rank in others]) if others else []
-        return not any(doing) and all(json.loads(numbers) == [] for numbers in ahead)
+        return not any(self._of("doing", others)) and all(
+            json.loads(ahead) == [] for ahead in self._of("ahead", others)
+        )
 
     def _forgotten(self) -> int | None:
         self.parts.gather()
@@ -278,8 +287,13 @@ class Claimed:
     def _put_ahead(self) -> None:
         self.store.set(f"ahead/{self.ranks.rank}", dumps(self._ahead))
 
-    def _wait_for_news(self, seen: int) -> None:
-        self._wait_until(lambda: self.ranks.news() != seen)
+    def _news(self) -> tuple[int, int]:
+        """Differs once there may be something to do: a process died, or, for rank 0, has nothing left to do."""
+        return self.ranks.news(), self.store.add("idle", 0) if self.ranks.rank == 0 else 0
+
+    def _wait_for_other(self, seen: tuple[int, int]) -> None:
+        latest = time.monotonic() + LOOK_SECONDS
+        self._wait_until(lambda: self._news() != seen or time.monotonic() > latest)
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition():

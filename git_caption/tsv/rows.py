@@ -15,10 +15,13 @@ from typing import Any
 
 from git_caption.errors import DataError
 
+# Made once: json.dumps makes one a call, which takes as long as what it is for.
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
 
 def dumps(value: Any) -> str:
     """JSON as it stands in TSV files: sorted keys, separators `,` and `:`, ASCII-escaped. NaN raises ValueError."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return ENCODER.encode(value)
 
 
 @dataclass(frozen=True)

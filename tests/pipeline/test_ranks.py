@@ -31,7 +31,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, dict[str, byte
     return found
 
 
-@pytest.mark.parametrize(("size", "features"), [(2, False), (3, False), (3, True)])
+@pytest.mark.parametrize(("size", "features"), [(2, False), (8, False), (3, True)])
 def test_several_processes_write_the_bytes_of_one(tmp_path: Path, alone, size, features) -> None:
     work = Work(tmp_path / "out.tsv", ROWS, dict.fromkeys(range(size), 0.05), features=features)
     found = together(work, size)

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from git_caption import command_line, processes
+from git_caption.jobs.main import plan
 from git_caption.pipeline.feature_parts import FeatureParts
 from git_caption.pipeline.run import run
 from git_caption.pipeline.tsv_parts import TSV
 from git_caption.samples.features import FeatureRow
+from git_caption.samples.prepared import PreparedRows
 from tests.feature_origins import description
 from tests.pipeline.program import Numbers
 
@@ -90,6 +92,35 @@ class Work:
         return [[[f"key{n}", str(n**2)]] for n in numbers]
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """Jobs of inference.py. Every row of data that is prepared takes a while, so that there is something to share.
+
+    `log` gets the rank that read it.
+    """
+
+    out: Path
+    jobs: Sequence[dict[str, Any]]
+    dead_seconds: float = 30.0
+
+    @property
+    def log(self) -> Path:
+        return self.out.parent / "log"
+
+    def do(self, rank: int = 0) -> None:
+        read = PreparedRows.read
+
+        def slowly(rows: PreparedRows, row: int) -> Any:
+            time.sleep(0.001)
+            with open(self.log, "a") as log:
+                log.write(f"{rank}\n")
+            return read(rows, row)
+
+        PreparedRows.read = slowly
+        for job, params in plan(self.jobs, "-p"):
+            job.load_function()(params)
+
+
 @dataclass
 class Ended:
     """How processes ended: exit codes, and what they printed, all together."""
@@ -100,7 +131,7 @@ class Ended:
     seconds: float
 
 
-def started(work: Work, size: int) -> list[ForkServerProcess]:
+def started(work: Work | Jobs, size: int) -> list[ForkServerProcess]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,7 +143,7 @@ def started(work: Work, size: int) -> list[ForkServerProcess]:
     return ranks
 
 
-def ended(work: Work, ranks: Sequence[ForkServerProcess], since: float) -> Ended:
+def ended(work: Work | Jobs, ranks: Sequence[ForkServerProcess], since: float) -> Ended:
     for process in ranks:
         process.join(60)
         if process.exitcode is None:
@@ -121,16 +152,16 @@ def ended(work: Work, ranks: Sequence[ForkServerProcess], since: float) -> Ended
     return Ended([process.exitcode for process in ranks], *printed, time.monotonic() - since)
 
 
-def together(work: Work, size: int) -> Ended:
+def together(work: Work | Jobs, size: int) -> Ended:
     since = time.monotonic()
     return ended(work, started(work, size), since)
 
 
-def _rank(work: Work, rank: int, size: int, port: int) -> None:
+def _rank(work: Work | Jobs, rank: int, size: int, port: int) -> None:
     for descriptor, name in ((1, "printed"), (2, "told")):
         os.dup2(os.open(work.out.parent / name, os.O_WRONLY | os.O_APPEND), descriptor)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    processes.BEAT_SECONDS, processes.DEAD_SECONDS = 0.1, work.dead_seconds
+    processes.ranks.BEAT_SECONDS, processes.ranks.DEAD_SECONDS = 0.1, work.dead_seconds
 
     def command(_: Sequence[str]) -> None:
         processes.meet()

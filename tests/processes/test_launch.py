@@ -6,7 +6,7 @@ import pytest
 
 from git_caption import processes
 from git_caption.errors import UsageError
-from git_caption.processes import LAUNCHERS, as_torchrun, part, rank, require_one, world_size
+from git_caption.processes import LAUNCHERS, as_torchrun, launch, part, rank, require_one, world_size
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def met_at(monkeypatch: pytest.MonkeyPatch, **launched: str) -> tuple[str, int]:
 
 
 def test_processes_of_srun_meet_at_the_first_host_of_their_step(monkeypatch):
-    monkeypatch.setattr(processes, "_has_address", lambda host: host == "gpu07")
+    monkeypatch.setattr(launch, "_has_address", lambda host: host == "gpu07")
     nodes = {"SLURM_JOB_NODELIST": "gpu[05-09]", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_STEP_NUM_NODES": "2"}
     host, port = met_at(monkeypatch, **STEP, **nodes)
     assert host == "gpu07"
@@ -137,7 +137,7 @@ def test_processes_of_srun_meet_at_the_first_host_of_their_step(monkeypatch):
 
 
 def test_a_host_without_an_address_is_met_where_srun_runs(monkeypatch):
-    monkeypatch.setattr(processes, "_has_address", lambda _: False)
+    monkeypatch.setattr(launch, "_has_address", lambda _: False)
     nodes = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_NODES": "2", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7"}
     assert met_at(monkeypatch, **STEP, **nodes)[0] == "10.0.0.7"
 
@@ -170,14 +170,3 @@ def test_steps_that_run_at_a_time_have_ports_of_their_own(monkeypatch):
 )
 def test_the_first_host_of_slurms_lists(hosts, first):
     assert processes.first_host(hosts) == first
-
-
-@pytest.mark.parametrize(("gpus", "own"), [(0, "auto"), (1, "cuda:0"), (2, "cuda:1"), (8, "cuda:3")])
-def test_processes_of_one_machine_take_a_gpu_each(monkeypatch, gpus, own):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert processes.own_device("auto") == "auto"
-    monkeypatch.setattr(processes, "_met", object())
-    assert [processes.own_device(name) for name in ("auto", "cpu", "cuda:0")] == [own, "cpu", "cuda:0"]
