@@ -4,9 +4,13 @@
 # A command that was stopped by a signal has saved its state and ends with 75; the same command goes on. Where the time
 # is nearly up Slurm sends USR1 to this script (#SBATCH --signal=B:USR1@60), which stops the step.
 
+# One task of an array has the number of the whole array as its own.
+job=$SLURM_JOB_ID
+[ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+
 warned=
 # SIGTERM to the processes of the step, not to this script.
-trap 'warned=1; echo "the time is nearly up: stopping" >&2; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+trap 'warned=1; echo "the time is nearly up: stopping" >&2; scancel --signal=TERM "$job"' USR1
 
 # Not from where the script lies: Slurm runs a copy.
 cd "${SLURM_SUBMIT_DIR:?is not set: submit this file with sbatch}" || exit
@@ -39,7 +43,7 @@ step() {
     fi
     if [ "$code" = 75 ] || { [ -n "$warned" ] && [ "$code" != 0 ]; }; then
         echo "stopped early: queued again" >&2
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$job"
     fi
     exit "$code"
 }

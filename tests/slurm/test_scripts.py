@@ -21,6 +21,7 @@ PROGRAMS = {
         *) echo "$*" >> scontrol.said ;;
         esac""",
     "scancel": 'echo "$*" >> scancel.said; kill -TERM "$(cat step.pid)"',
+    "sbatch": 'printf "%s|" "$@" >> sbatch.said; echo >> sbatch.said; wc -l < sbatch.said',
     "apptainer": 'echo "$*" > apptainer.said',
 }
 
@@ -40,7 +41,6 @@ def job(tmp_path: Path):
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_JOB_NODELIST": "n[1-2]",
         "SLURM_CPUS_PER_TASK": "4",
-        "SLURM_ARRAY_TASK_ID": "3",
     }
 
     def start(script: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
@@ -125,11 +125,13 @@ def test_training_starts_a_torchrun_on_each_node(job, tmp_path) -> None:
     assert {"OMP_NUM_THREADS=2", "SRUN_CPUS_PER_TASK=4", "MASTER_ADDR=10.0.0.1"} <= set(variables)
 
 
-def test_a_part_of_a_download_is_named_by_its_task_whatever_else_the_array_holds(job, tmp_path) -> None:
-    job(str(ROOT / "slurm/download.sbatch"), "--data_root", "d", PYTHON=step(tmp_path, ""), SHARDS="16").wait(
-        timeout=30
-    )
+def test_a_task_of_an_array_is_a_part_and_is_queued_again_without_the_other_tasks(job, tmp_path) -> None:
+    task = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}  # the one whose number is that of the array
+    job(
+        str(ROOT / "slurm/download.sbatch"), "--data_root", "d", PYTHON=step(tmp_path, "exit 75"), SHARDS="16", **task
+    ).wait(timeout=30)
     assert (tmp_path / "asked").read_text() == "download.py --shard 3/16 --data_root d\n"
+    assert (tmp_path / "scontrol.said").read_text() == "requeue 17_3\n"
 
 
 def test_a_step_runs_in_the_container_that_is_named(job, tmp_path) -> None:
@@ -146,24 +148,70 @@ def test_each_batch_script_is_warned_and_may_be_queued_again(path: Path) -> None
     subprocess.run(["bash", "-n", path], check=True)
 
 
-def test_stages_whose_files_are_there_follow_one_another(job, tmp_path) -> None:
-    (tmp_path / "bin" / "sbatch").write_text('#!/bin/bash\necho "$*" >> sbatch.said\nwc -l < sbatch.said\n')
-    (tmp_path / "bin" / "sbatch").chmod(0o755)
-    (tmp_path / "run").mkdir()
+def pipeline(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", **variables}
+    command = ["slurm/pipeline.sh", *arguments]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+def submitted(tmp_path: Path) -> list[list[str]]:
+    """The words that sbatch was given, by call, without those that are always there."""
+    calls = [line.removesuffix("|").split("|") for line in (tmp_path / "sbatch.said").read_text().splitlines()]
+    assert all(call[0] == "--parsable" and call[2] == "--kill-on-invalid-dep=yes" for call in calls)
+    return [[call[1].removeprefix("--job-name="), *call[3:]] for call in calls]
+
+
+@pytest.fixture
+def stages(job, tmp_path) -> Path:
+    """A folder with four of the five stages."""
+    folder = tmp_path / "my run"
+    folder.mkdir()
     for name in ("prepare.yaml", "train.yaml", "evaluate.yaml"):
-        (tmp_path / "run" / name).write_text("")
-    (tmp_path / "run" / "resources.args").write_text("train --nodes=2 --time=1:00:00\n")
-    environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    said = subprocess.run(
-        ["slurm/pipeline.sh", "run", "--partition=gpu"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+        (folder / name).write_text("")
+    (folder / "download.args").write_text("# CC3M\n--data_root 'my data'\n--format tsv\n")
+    (folder / "resources.args").write_text("train --nodes=2 --time=1:00:00\n")
+    return folder
+
+
+def test_stages_whose_files_are_there_follow_one_another(stages, tmp_path) -> None:
+    said = pipeline(tmp_path, "my run", "--partition=gpu")
     assert said.returncode == 0, said.stderr
-    common = "--kill-on-invalid-dep=yes"
-    assert (tmp_path / "sbatch.said").read_text().splitlines() == [
-        f"--parsable --job-name=prepare {common} --partition=gpu slurm/evaluate.sbatch -f run/prepare.yaml",
-        f"--parsable --job-name=train {common} --dependency=afterok:1 --partition=gpu --nodes=2 --time=1:00:00 "
-        "slurm/train.sbatch --config run/train.yaml",
-        f"--parsable --job-name=evaluate {common} --dependency=afterok:2 --partition=gpu slurm/evaluate.sbatch "
-        "-f run/evaluate.yaml",
+    assert submitted(tmp_path) == [
+        ["download", "--partition=gpu", "slurm/download.sbatch", "--data_root", "my data", "--format", "tsv"],
+        ["prepare", "--dependency=afterok:1", "--partition=gpu", "slurm/evaluate.sbatch", "-f", "my run/prepare.yaml"],
+        ["train", "--dependency=afterok:2", "--partition=gpu", "--nodes=2", "--time=1:00:00", "slurm/train.sbatch"]
+        + ["--config", "my run/train.yaml"],
+        ["evaluate", "--dependency=afterok:3", "--partition=gpu", "slurm/evaluate.sbatch", "-f"]
+        + ["my run/evaluate.yaml"],
     ]
-    assert said.stdout.splitlines()[:2] == ["prepare: job 1", "train: job 2, dependency=afterok:1"]
+    assert said.stdout.splitlines()[:2] == ["download: job 1", "prepare: job 2, dependency=afterok:1"]
+
+
+def test_a_run_is_taken_up_at_a_later_stage(stages, tmp_path) -> None:
+    assert pipeline(tmp_path, "my run", STAGES="infer evaluate").returncode == 0
+    assert submitted(tmp_path) == [["evaluate", "slurm/evaluate.sbatch", "-f", "my run/evaluate.yaml"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        ([], {}, "expected a folder of stages, found ''"),
+        (["my runs"], {}, "expected a folder of stages, found 'my runs'"),
+        (["slurm"], {}, "slurm has no file of a stage"),
+        (["my run"], {"STAGES": "inference"}, "STAGES has 'inference'; expected some of download, prepare, train"),
+    ],
+    ids=["none", "absent", "without stages", "unknown stage"],
+)
+def test_a_run_without_stages_is_an_error(stages, tmp_path, arguments, variables, said) -> None:
+    found = pipeline(tmp_path, *arguments, **variables)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith(f"error: {said}")
+
+
+def test_flags_that_cannot_be_read_and_a_refusal_of_sbatch_end_the_pipeline(stages, tmp_path) -> None:
+    (stages / "download.args").write_text("--data_root 'my data\n")
+    assert "unmatched single quote" in pipeline(tmp_path, "my run").stderr
+    assert not (tmp_path / "sbatch.said").exists()
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/bash\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
+    found = pipeline(tmp_path, "my run", STAGES="train evaluate")
+    assert (found.returncode, found.stdout, found.stderr) == (1, "", "sbatch: error: Invalid account\n")
