@@ -83,7 +83,6 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
     LC_ALL=C.UTF-8 \
     PYTHONPATH= \
     XDG_CACHE_HOME=/work/.cache \
-    HF_HOME=/work/.cache/huggingface \
     MPLCONFIGDIR=/work/.cache/matplotlib \
     TRITON_CACHE_DIR=/work/.cache/triton \
     TORCHINDUCTOR_CACHE_DIR=/work/.cache/torchinductor

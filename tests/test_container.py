@@ -69,7 +69,7 @@ def test_both_copy_the_same_files_which_are_here() -> None:
 
 
 def test_both_set_the_same_variables_and_no_cache_is_in_the_image() -> None:
-    environment = dict(re.findall(r"^export (\w+)=?(.*)$", section("environment"), re.MULTILINE))
+    environment = dict(re.findall(r"^ *export (\w+)=?(.*)$", section("environment"), re.MULTILINE))
     joined = re.search(r"^ENV (.*)$", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)[1]
     docker = dict(setting.split("=") for setting in joined.split())
     assert docker.keys() == environment.keys()
@@ -86,28 +86,38 @@ def test_the_scripts_are_valid_shell(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "cache", "weights"),
+    ("home", "caches"),
     [
-        ({"HOME": "{tmp}"}, "{tmp}/.cache", "{tmp}/.cache/huggingface"),
-        ({"HOME": "/proc"}, "{tmp}/work/.cache", "{tmp}/work/.cache/huggingface"),
-        ({"HOME": "{tmp}", "HF_HOME": "/data/hf"}, "{tmp}/.cache", "/data/hf"),
-        ({"HOME": "/proc", "XDG_CACHE_HOME": "{tmp}/own"}, "{tmp}/own", "{tmp}/own/huggingface"),
+        ("{tmp}", {}),
+        (
+            "/proc",
+            {
+                "XDG_CACHE_HOME": "{tmp}/work/.cache",
+                "MPLCONFIGDIR": "{tmp}/work/.cache/matplotlib",
+                "TRITON_CACHE_DIR": "{tmp}/work/.cache/triton",
+                "TORCHINDUCTOR_CACHE_DIR": "{tmp}/work/.cache/torchinductor",
+            },
+        ),
     ],
+    ids=["with a home folder", "without"],
 )
-def test_caches_go_where_something_can_be_written(given, cache, weights, tmp_path) -> None:
+def test_caches_go_where_something_can_be_written_and_what_the_host_says_stands(home, caches, tmp_path) -> None:
+    """Apptainer runs this without the host's variables, and adds those of them that it has not set."""
     work = tmp_path / "work"
     work.mkdir()
-    script = f'set -u\n{section("environment")}echo "$XDG_CACHE_HOME $HF_HOME ${{PYTHONPATH:-none}}"'
-    environment = {name: value.format(tmp=tmp_path) for name, value in given.items()}
     found = subprocess.run(
-        ["/bin/sh", "-c", script],
+        ["/bin/sh", "-c", f"set -u\n{section('environment')}/usr/bin/env"],
         cwd=work,
-        env={"PATH": os.environ["PATH"], **environment, "PYTHONPATH": "/host"},
+        env={"PATH": os.environ["PATH"], "HOME": home.format(tmp=tmp_path), "PWD": str(work)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert found.stdout.split() == [cache.format(tmp=tmp_path), weights.format(tmp=tmp_path), "none"]
+    given = dict(line.split("=", 1) for line in found.stdout.splitlines())
+    own = {"PATH", "LC_ALL", "PYTHONPATH"}
+    assert own <= given.keys() and given["PYTHONPATH"] == ""
+    wanted = {name: value.format(tmp=tmp_path) for name, value in caches.items()}
+    assert {name: value for name, value in given.items() if name not in own | {"HOME", "PWD", "OLDPWD", "_"}} == wanted
 
 
 def program(name: str):

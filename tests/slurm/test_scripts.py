@@ -176,14 +176,14 @@ def stages(job, tmp_path) -> Path:
 def test_stages_whose_files_are_there_follow_one_another(stages, tmp_path) -> None:
     said = pipeline(tmp_path, "my run", "--partition=gpu")
     assert said.returncode == 0, said.stderr
-    assert submitted(tmp_path) == [
-        ["download", "--partition=gpu", "slurm/download.sbatch", "--data_root", "my data", "--format", "tsv"],
-        ["prepare", "--dependency=afterok:1", "--partition=gpu", "slurm/evaluate.sbatch", "-f", "my run/prepare.yaml"],
-        ["train", "--dependency=afterok:2", "--partition=gpu", "--nodes=2", "--time=1:00:00", "slurm/train.sbatch"]
-        + ["--config", "my run/train.yaml"],
-        ["evaluate", "--dependency=afterok:3", "--partition=gpu", "slurm/evaluate.sbatch", "-f"]
-        + ["my run/evaluate.yaml"],
+    assert [" ".join(words) for words in submitted(tmp_path)] == [
+        "download --partition=gpu slurm/download.sbatch --data_root my data --format tsv",
+        "prepare --dependency=afterok:1 --partition=gpu slurm/evaluate.sbatch -f my run/prepare.yaml",
+        "train --dependency=afterok:2 --partition=gpu --nodes=2 --time=1:00:00 slurm/train.sbatch "
+        "--config my run/train.yaml",
+        "evaluate --dependency=afterok:3 --partition=gpu slurm/evaluate.sbatch -f my run/evaluate.yaml",
     ]
+    assert submitted(tmp_path)[0][3:] == ["--data_root", "my data", "--format", "tsv"]
     assert said.stdout.splitlines()[:2] == ["download: job 1", "prepare: job 2, dependency=afterok:1"]
 
 
