@@ -1,5 +1,6 @@
 # Sourced by the batch scripts: `step COMMAND` runs COMMAND as a step of the job, in the image that CONTAINER names if it
-# is set (BIND: folders to bind, parted by commas), and has Slurm queue the job again where it was stopped early.
+# is set (BIND: folders to bind beside HF_HOME, parted by commas), and has Slurm queue the job again where it was stopped
+# early.
 #
 # A command that was stopped by a signal has saved its state and ends with 75; the same command goes on. Where the time
 # is nearly up Slurm sends USR1 to this script (#SBATCH --signal=B:USR1@60), which stops the step.
@@ -25,7 +26,9 @@ PYTHON=${PYTHON:-python3}
 run=()
 if [ -n "${CONTAINER:-}" ]; then
     PYTHON=python3
-    run=("${APPTAINER:-apptainer}" exec --nv --bind "${BIND:-$PWD}" "$CONTAINER")
+    bind=${BIND:-$PWD}
+    [ ! -d "${HF_HOME:-}" ] || bind+=",$HF_HOME"
+    run=("${APPTAINER:-apptainer}" exec --nv --bind "$bind" "$CONTAINER")
 fi
 
 step() {

@@ -22,7 +22,7 @@ PROGRAMS = {
         esac""",
     "scancel": 'echo "$*" >> scancel.said; kill -TERM "$(cat step.pid)"',
     "sbatch": 'printf "%s|" "$@" >> sbatch.said; echo >> sbatch.said; wc -l < sbatch.said',
-    "apptainer": 'echo "$*" > apptainer.said',
+    "apptainer": 'printf "%s\\n" "$@" > apptainer.said',
 }
 
 
@@ -135,10 +135,13 @@ def test_a_task_of_an_array_is_a_part_and_is_queued_again_without_the_other_task
 
 
 def test_a_step_runs_in_the_container_that_is_named(job, tmp_path) -> None:
-    job(str(ROOT / "slurm/infer.sbatch"), "-f", "j.yaml", CONTAINER="c.sif", BIND="/a,/b", PYTHON="/host").wait(
-        timeout=30
-    )
-    assert (tmp_path / "apptainer.said").read_text() == "exec --nv --bind /a,/b c.sif python3 inference.py -f j.yaml\n"
+    own = {"CONTAINER": "my c.sif", "BIND": "/a b,/c", "PYTHON": "/host", "HF_HOME": str(tmp_path)}
+    job(str(ROOT / "slurm/infer.sbatch"), "-f", "j.yaml", **own).wait(timeout=30)
+    words = (tmp_path / "apptainer.said").read_text().splitlines()
+    assert words[:5] == ["exec", "--nv", "--bind", f"/a b,/c,{tmp_path}", "my c.sif"]
+    assert words[5:] == ["python3", "inference.py", "-f", "j.yaml"]
+    job(str(ROOT / "slurm/infer.sbatch"), CONTAINER="c.sif", HF_HOME=f"{tmp_path}/absent").wait(timeout=30)
+    assert (tmp_path / "apptainer.said").read_text().splitlines()[:4] == ["exec", "--nv", "--bind", str(tmp_path)]
 
 
 @pytest.mark.parametrize("path", BATCH, ids=lambda path: path.name)
