@@ -10,8 +10,8 @@ job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
 warned=
-# SIGTERM to the processes of the step, not to this script.
-trap 'warned=1; echo "the time is nearly up: stopping" >&2; scancel --signal=TERM "$job"' USR1
+# To the processes of the step, where task.sh makes SIGTERM of it for the command.
+trap 'warned=1; echo "the time is nearly up: stopping" >&2; scancel --signal=URG "$job"' USR1
 
 # Not from where the script lies: Slurm runs a copy.
 cd "${SLURM_SUBMIT_DIR:?is not set: submit this file with sbatch}" || exit

@@ -20,7 +20,7 @@ PROGRAMS = {
         "show node n1") echo " Arch=x86_64 NodeAddr=10.0.0.1 Version=22" ;;
         *) echo "$*" >> scontrol.said ;;
         esac""",
-    "scancel": 'echo "$*" >> scancel.said; kill -TERM "$(cat step.pid)"',
+    "scancel": 'echo "$*" >> scancel.said; kill -URG "$(cat step.pid)"',
     "sbatch": 'printf "%s|" "$@" >> sbatch.said; echo >> sbatch.said; wc -l < sbatch.said',
     "apptainer": 'printf "%s\\n" "$@" > apptainer.said',
 }
@@ -85,22 +85,32 @@ def test_a_warning_stops_the_step_and_queues_the_job_again(job, tmp_path) -> Non
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 75
     assert said.splitlines() == ["the time is nearly up: stopping", "stopped early: queued again"]
-    assert (tmp_path / "scancel.said").read_text() == "--signal=TERM 17\n"
+    assert (tmp_path / "scancel.said").read_text() == "--signal=URG 17\n"
     assert (tmp_path / "scontrol.said").read_text() == "requeue 17\n"
 
 
-def test_a_task_that_a_signal_meets_ends_with_75_whatever_its_launcher_makes_of_it(tmp_path) -> None:
-    command = [
-        "bash",
-        str(ROOT / "slurm/task.sh"),
-        "bash",
-        "-c",
-        "trap 'exit 1' TERM; echo; while true; do sleep 0.05; done",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+@pytest.mark.parametrize("number", [signal.SIGURG, signal.SIGTERM])
+def test_a_task_that_a_signal_meets_ends_with_75_whatever_its_launcher_makes_of_it(number) -> None:
+    launcher = "trap 'exit 1' TERM; echo; while true; do sleep 0.05; done"
+    command = ["bash", str(ROOT / "slurm/task.sh"), "bash", "-c", launcher]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout.readline() == b"\n"
-    process.terminate()
+    os.killpg(process.pid, number)  # as Slurm, to all processes of the step
     assert process.wait(timeout=30) == 75
+
+
+def test_a_warning_reaches_the_command_alone_and_once(tmp_path) -> None:
+    """Not what runs beside it, as the program that holds a container's image."""
+    launcher = (
+        "sleep 60 & trap 'kill -0 $! && echo term >> said' TERM; echo; "
+        "until [ -e said ]; do sleep 0.05; done; sleep 0.5; kill $!; exit 75"
+    )
+    command = ["bash", str(ROOT / "slurm/task.sh"), "bash", "-c", launcher]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout.readline() == b"\n"
+    os.killpg(process.pid, signal.SIGURG)
+    assert process.wait(timeout=30) == 75
+    assert (tmp_path / "said").read_text() == "term\n"
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75, 137])
