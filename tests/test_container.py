@@ -134,7 +134,8 @@ DIGEST = f"sha256:{sha256(MANIFEST).hexdigest()}"
 class Registry(http.server.BaseHTTPRequestHandler):
     """As Docker Hub: a token for whoever asks, then the manifest."""
 
-    told = DIGEST
+    body = MANIFEST
+    told: str | None = DIGEST
 
     def do_GET(self) -> None:
         port = self.server.server_address[1]
@@ -145,7 +146,7 @@ class Registry(http.server.BaseHTTPRequestHandler):
             scope = 'service="here",scope="repository:owner/name:pull"'
             self.answer(401, b"", {"WWW-Authenticate": f'Bearer realm="http://localhost:{port}/token",{scope}'})
         elif self.path == "/v2/owner/name/manifests/slim" and "oci.image.index" in self.headers["Accept"]:
-            self.answer(200, MANIFEST, {"Docker-Content-Digest": self.told})
+            self.answer(200, self.body, {"Docker-Content-Digest": self.told} if self.told else {})
         else:
             self.answer(404, b"", {})
 
@@ -183,12 +184,20 @@ def test_the_base_image_is_pinned_to_the_digest_that_its_registry_gives(registry
 
 
 @pytest.mark.parametrize(
-    ("told", "tag"), [("sha256:" + "0" * 64, "slim"), (DIGEST, "absent")], ids=["another digest", "no such tag"]
+    ("body", "told", "tag", "said"),
+    [
+        (MANIFEST, "sha256:" + "0" * 64, ":slim", "the registry says sha256:000"),
+        (b"<html>log in first</html>", None, ":slim", "what came is no manifest"),
+        (MANIFEST, DIGEST, ":absent", "404"),
+        (MANIFEST, DIGEST, f"@{DIGEST}", "this names a digest already"),
+    ],
+    ids=["another digest", "no manifest", "no such tag", "a digest"],
 )
-def test_nothing_is_written_that_was_not_resolved(told, tag, registry, clone, monkeypatch) -> None:
+def test_nothing_is_written_that_was_not_resolved(body, told, tag, said, registry, clone, monkeypatch) -> None:
+    monkeypatch.setattr(Registry, "body", body)
     monkeypatch.setattr(Registry, "told", told)
-    with pytest.raises((ValueError, OSError)):
-        program("pin_base").pin(f"{registry}/owner/name:{tag}", clone)
+    with pytest.raises((ValueError, OSError), match=said):
+        program("pin_base").pin(f"{registry}/owner/name{tag}", clone)
     assert (clone / "container.def").read_text() == DEF
     assert (clone / "Dockerfile").read_text() == DOCKERFILE
 
