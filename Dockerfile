@@ -37,6 +37,7 @@ apt="apt-get -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0 --quiet --yes --no-in
 export DEBIAN_FRONTEND=noninteractive
 $apt update
 $apt install ca-certificates python3 python3-venv
+mkdir -p /usr/share/man/man1 # slim images have none, and Java's package fails without
 [ "$JAVA" = none ] || $apt install "$JAVA"
 
 # The locks are complete, so nothing is resolved and no source is built.
@@ -67,12 +68,13 @@ find . -name __pycache__ -prune -exec rm -rf {} +
 rm -rf data/shapes/train.*
 /opt/venv/bin/python3 -m compileall -q git_caption
 
-# What was needed to install only.
+# What was needed to install only; that Python suggests it would keep it here.
 /opt/venv/bin/python3 -m pip uninstall --quiet --yes pip
 $apt purge python3-venv
-$apt autoremove --purge
+$apt -o APT::AutoRemove::SuggestsImportant=false autoremove --purge
 $apt clean
-rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /root/.cache /tmp/* /var/tmp/*
+# Not /tmp and /var/tmp, which are those of the machine that builds: Apptainer binds them.
+rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
 chmod -R a+rX /opt
 du -sh /opt/venv /opt/git_caption
 END
@@ -81,7 +83,6 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
     LC_ALL=C.UTF-8 \
     PYTHONPATH= \
     XDG_CACHE_HOME=/work/.cache \
-    HF_HOME=/work/.cache/huggingface \
     MPLCONFIGDIR=/work/.cache/matplotlib \
     TRITON_CACHE_DIR=/work/.cache/triton \
     TORCHINDUCTOR_CACHE_DIR=/work/.cache/torchinductor
@@ -99,6 +100,10 @@ git-caption -p "{'type': 'doctor'}"
 image="'type': 'test_git_inference_single_image', 'model_path': 'data/shapes/model', 'image_path': 'data/shapes/example.jpg'"
 git-caption -p "{$image}"
 test "$(git-caption -p "{$image, 'prompt': 'how many objects are there?'}")" = 2
+head -n 4 data/shapes/test.caption.tsv > "$out/captions.tsv"
+cp "$out/captions.tsv" "$out/references.tsv"
+git-caption -p "{'type': 'evaluate_on_coco_caption', 'res_file': '$out/captions.tsv', 'label_file': '$out/references.tsv'}"
+if command -v java; then grep '"METEOR": [0-9]' "$out/captions.eval.json"; fi
 python3 train.py --help > /dev/null
 END
 

@@ -69,7 +69,7 @@ def run(
 
     Args:
         command: takes the arguments.
-        arguments: those of a command line; None takes those of the process.
+        arguments: those of a command line; None takes those of the process, which then ends with the command.
         stopped: what is said where a signal ends the command.
         end: takes the exit code, the message of an error and what shows it; gives the exit code. For commands that run
             as several processes, which end together.
@@ -77,20 +77,21 @@ def run(
     Returns:
         The exit code: 0 done, 1 failed, 2 wrong command or parameters, 75 stopped by a signal.
     """
+    whole = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     _make_printable()
     if not debug:
         _quiet_libraries()
-    return end(*_outcome(command, arguments, stopped, debug), _show)
+    return end(*_outcome(command, arguments, stopped, debug=debug, whole=whole), _show)
 
 
 def _outcome(
-    command: Callable[[Sequence[str]], object], arguments: Sequence[str], stopped: str, debug: bool
+    command: Callable[[Sequence[str]], object], arguments: Sequence[str], stopped: str, *, debug: bool, whole: bool
 ) -> tuple[int, str]:
     """How a command ended: its exit code, and the message of what it raised; the traceback is printed if asked for."""
     try:
-        with _stopped_as_by_ctrl_c():
+        with _stopped_as_by_ctrl_c(whole):
             command(arguments)
         sys.stdout.flush()
         return 0, ""
@@ -143,8 +144,12 @@ def _quiet_libraries() -> None:
 
 
 @contextmanager
-def _stopped_as_by_ctrl_c() -> Iterator[None]:
-    """Inside, AS_CTRL_C raise KeyboardInterrupt; a worker process that inherits this dies of them as usual."""
+def _stopped_as_by_ctrl_c(whole: bool) -> Iterator[None]:
+    """Inside, AS_CTRL_C raise KeyboardInterrupt; a worker process that inherits this dies of them as usual.
+
+    whole: the process ends with what is inside, so that one that comes after it changes nothing: Python takes a second
+    to end, and what is done would count as not done.
+    """
     if threading.current_thread() is not threading.main_thread():  # handlers can be set there only
         yield
         return
@@ -161,4 +166,4 @@ def _stopped_as_by_ctrl_c() -> Iterator[None]:
         yield
     finally:
         for number, handler in earlier.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if whole else handler)

@@ -29,8 +29,10 @@ SECONDS = 30.0
 def digest_of(image: str) -> str:
     """The digest that a registry has for `image`, as `debian:bookworm-slim` or `ghcr.io/owner/name:tag`.
 
-    Raises OSError where the registry cannot be asked, ValueError where its answer is not what it says.
+    Raises OSError where the registry cannot be asked, ValueError where its answer is no manifest or not what it says.
     """
+    if "@" in image:
+        raise ValueError("expected a tag, as debian:bookworm-slim; this names a digest already")
     name, tag = split(image)
     registry, repository = located(name)
     scheme = "http" if registry.startswith("localhost") else "https"
@@ -44,6 +46,8 @@ def digest_of(image: str) -> str:
         query = urlencode({name: challenge[name] for name in ("service", "scope") if name in challenge})
         answer = json.loads(_asked(f"{challenge['realm']}?{query}", {})[0])
         body, told = _asked(url, {"Authorization": f"Bearer {answer.get('token') or answer['access_token']}"})
+    if b'"schemaVersion"' not in body:  # as the page of a proxy that wants a password
+        raise ValueError(f"{url}: what came is no manifest")
     digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
     if told not in (None, digest):
         raise ValueError(f"{url}: the registry says {told}, and what it gave has {digest}")
@@ -52,8 +56,8 @@ def digest_of(image: str) -> str:
 
 def split(image: str) -> tuple[str, str]:
     """Name and tag; `latest` where none is given."""
-    name, colon, tag = image.partition("@")[0].rpartition(":")
-    return (name, tag) if colon and "/" not in tag else (image.partition("@")[0], "latest")
+    name, colon, tag = image.rpartition(":")
+    return (name, tag) if colon and "/" not in tag else (image, "latest")
 
 
 def located(name: str) -> tuple[str, str]:

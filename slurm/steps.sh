@@ -1,12 +1,17 @@
 # Sourced by the batch scripts: `step COMMAND` runs COMMAND as a step of the job, in the image that CONTAINER names if it
-# is set (BIND: folders to bind, parted by commas), and has Slurm queue the job again where it was stopped early.
+# is set (BIND: folders to bind beside HF_HOME, parted by commas), and has Slurm queue the job again where it was stopped
+# early.
 #
 # A command that was stopped by a signal has saved its state and ends with 75; the same command goes on. Where the time
 # is nearly up Slurm sends USR1 to this script (#SBATCH --signal=B:USR1@60), which stops the step.
 
+# One task of an array has the number of the whole array as its own.
+job=$SLURM_JOB_ID
+[ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+
 warned=
-# SIGTERM to the processes of the step, not to this script.
-trap 'warned=1; echo "the time is nearly up: stopping" >&2; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+# To the processes of the step, where task.sh makes SIGTERM of it for the command.
+trap 'warned=1; echo "the time is nearly up: stopping" >&2; scancel --signal=URG "$job"' USR1
 
 # Not from where the script lies: Slurm runs a copy.
 cd "${SLURM_SUBMIT_DIR:?is not set: submit this file with sbatch}" || exit
@@ -21,7 +26,9 @@ PYTHON=${PYTHON:-python3}
 run=()
 if [ -n "${CONTAINER:-}" ]; then
     PYTHON=python3
-    run=("${APPTAINER:-apptainer}" exec --nv --bind "${BIND:-$PWD}" "$CONTAINER")
+    bind=${BIND:-$PWD}
+    [ ! -d "${HF_HOME:-}" ] || bind+=",$HF_HOME"
+    run=("${APPTAINER:-apptainer}" exec --nv --bind "$bind" "$CONTAINER")
 fi
 
 step() {
@@ -39,7 +46,7 @@ step() {
     fi
     if [ "$code" = 75 ] || { [ -n "$warned" ] && [ "$code" != 0 ]; }; then
         echo "stopped early: queued again" >&2
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$job"
     fi
     exit "$code"
 }

@@ -10,7 +10,8 @@ import pytest
 from git_caption.errors import UsageError
 from git_caption.training.command import parse_command
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("*/train.yaml")])
 NOT_HERE = re.compile(r"no such|checkpoint directory")
 
 

@@ -69,7 +69,7 @@ def test_both_copy_the_same_files_which_are_here() -> None:
 
 
 def test_both_set_the_same_variables_and_no_cache_is_in_the_image() -> None:
-    environment = dict(re.findall(r"^export (\w+)=?(.*)$", section("environment"), re.MULTILINE))
+    environment = dict(re.findall(r"^ *export (\w+)=?(.*)$", section("environment"), re.MULTILINE))
     joined = re.search(r"^ENV (.*)$", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)[1]
     docker = dict(setting.split("=") for setting in joined.split())
     assert docker.keys() == environment.keys()
@@ -86,28 +86,38 @@ def test_the_scripts_are_valid_shell(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "cache", "weights"),
+    ("home", "caches"),
     [
-        ({"HOME": "{tmp}"}, "{tmp}/.cache", "{tmp}/.cache/huggingface"),
-        ({"HOME": "/proc"}, "{tmp}/work/.cache", "{tmp}/work/.cache/huggingface"),
-        ({"HOME": "{tmp}", "HF_HOME": "/data/hf"}, "{tmp}/.cache", "/data/hf"),
-        ({"HOME": "/proc", "XDG_CACHE_HOME": "{tmp}/own"}, "{tmp}/own", "{tmp}/own/huggingface"),
+        ("{tmp}", {}),
+        (
+            "/proc",
+            {
+                "XDG_CACHE_HOME": "{tmp}/work/.cache",
+                "MPLCONFIGDIR": "{tmp}/work/.cache/matplotlib",
+                "TRITON_CACHE_DIR": "{tmp}/work/.cache/triton",
+                "TORCHINDUCTOR_CACHE_DIR": "{tmp}/work/.cache/torchinductor",
+            },
+        ),
     ],
+    ids=["with a home folder", "without"],
 )
-def test_caches_go_where_something_can_be_written(given, cache, weights, tmp_path) -> None:
+def test_caches_go_where_something_can_be_written_and_what_the_host_says_stands(home, caches, tmp_path) -> None:
+    """Apptainer runs this without the host's variables, and adds those of them that it has not set."""
     work = tmp_path / "work"
     work.mkdir()
-    script = f'set -u\n{section("environment")}echo "$XDG_CACHE_HOME $HF_HOME ${{PYTHONPATH:-none}}"'
-    environment = {name: value.format(tmp=tmp_path) for name, value in given.items()}
     found = subprocess.run(
-        ["/bin/sh", "-c", script],
+        ["/bin/sh", "-c", f"set -u\n{section('environment')}/usr/bin/env"],
         cwd=work,
-        env={"PATH": os.environ["PATH"], **environment, "PYTHONPATH": "/host"},
+        env={"PATH": os.environ["PATH"], "HOME": home.format(tmp=tmp_path), "PWD": str(work)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert found.stdout.split() == [cache.format(tmp=tmp_path), weights.format(tmp=tmp_path), "none"]
+    given = dict(line.split("=", 1) for line in found.stdout.splitlines())
+    own = {"PATH", "LC_ALL", "PYTHONPATH"}
+    assert own <= given.keys() and given["PYTHONPATH"] == ""
+    wanted = {name: value.format(tmp=tmp_path) for name, value in caches.items()}
+    assert {name: value for name, value in given.items() if name not in own | {"HOME", "PWD", "OLDPWD", "_"}} == wanted
 
 
 def program(name: str):
@@ -124,7 +134,8 @@ DIGEST = f"sha256:{sha256(MANIFEST).hexdigest()}"
 class Registry(http.server.BaseHTTPRequestHandler):
     """As Docker Hub: a token for whoever asks, then the manifest."""
 
-    told = DIGEST
+    body = MANIFEST
+    told: str | None = DIGEST
 
     def do_GET(self) -> None:
         port = self.server.server_address[1]
@@ -135,7 +146,7 @@ class Registry(http.server.BaseHTTPRequestHandler):
             scope = 'service="here",scope="repository:owner/name:pull"'
             self.answer(401, b"", {"WWW-Authenticate": f'Bearer realm="http://localhost:{port}/token",{scope}'})
         elif self.path == "/v2/owner/name/manifests/slim" and "oci.image.index" in self.headers["Accept"]:
-            self.answer(200, MANIFEST, {"Docker-Content-Digest": self.told})
+            self.answer(200, self.body, {"Docker-Content-Digest": self.told} if self.told else {})
         else:
             self.answer(404, b"", {})
 
@@ -173,12 +184,20 @@ def test_the_base_image_is_pinned_to_the_digest_that_its_registry_gives(registry
 
 
 @pytest.mark.parametrize(
-    ("told", "tag"), [("sha256:" + "0" * 64, "slim"), (DIGEST, "absent")], ids=["another digest", "no such tag"]
+    ("body", "told", "tag", "said"),
+    [
+        (MANIFEST, "sha256:" + "0" * 64, ":slim", "the registry says sha256:000"),
+        (b"<html>log in first</html>", None, ":slim", "what came is no manifest"),
+        (MANIFEST, DIGEST, ":absent", "404"),
+        (MANIFEST, DIGEST, f"@{DIGEST}", "this names a digest already"),
+    ],
+    ids=["another digest", "no manifest", "no such tag", "a digest"],
 )
-def test_nothing_is_written_that_was_not_resolved(told, tag, registry, clone, monkeypatch) -> None:
+def test_nothing_is_written_that_was_not_resolved(body, told, tag, said, registry, clone, monkeypatch) -> None:
+    monkeypatch.setattr(Registry, "body", body)
     monkeypatch.setattr(Registry, "told", told)
-    with pytest.raises((ValueError, OSError)):
-        program("pin_base").pin(f"{registry}/owner/name:{tag}", clone)
+    with pytest.raises((ValueError, OSError), match=said):
+        program("pin_base").pin(f"{registry}/owner/name{tag}", clone)
     assert (clone / "container.def").read_text() == DEF
     assert (clone / "Dockerfile").read_text() == DOCKERFILE
 

@@ -25,15 +25,12 @@ EXAMINATIONS: dict[str, Callable[[], Section]] = {
 def doctor(params: DoctorParams) -> None:
     """Print every section, then what would not work. Ends well whatever it finds: a trouble is a finding."""
     sections = {title: _examined(examine) for title, examine in EXAMINATIONS.items()}
+    lines = []
     for title, section in sections.items():
-        print(title)
-        for name, value in section.facts.items():
-            print(f"  {name:<28}{value}")
-        print()
-    troubles = [f"{what}: {why}" for section in sections.values() for what, why in section.troubles.items()]
-    print("what would not work" if troubles else "all works that was looked at")
-    for trouble in troubles:
-        print(f"  {trouble}")
+        lines += [title, *(f"  {name:<28}{value}" for name, value in section.facts.items()), ""]
+    troubles = [f"  {what}: {why}" for section in sections.values() for what, why in section.troubles.items()]
+    lines += ["what would not work" if troubles else "all works that was looked at", *troubles]
+    print("\n".join(lines), flush=True)  # at once, as each process of a launcher prints its own
     if params.out_json is not None:
         write_json(params.out_json, {title: asdict(section) for title, section in sections.items()})
 

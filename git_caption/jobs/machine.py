@@ -14,7 +14,7 @@ from typing import Any
 
 from git_caption import processes
 from git_caption.captioner import hub
-from git_caption.errors import reason
+from git_caption.errors import UsageError, reason
 from git_caption.metrics import java
 from git_caption.params.hub_cache import cache_folder
 
@@ -43,8 +43,8 @@ class Section:
 
 
 def versions() -> Section:
-    """Python, the system and the libraries."""
-    section = Section({"git_caption": str(Path(__file__).resolve().parents[2])})
+    """The machine's name, Python, the system and the libraries."""
+    section = Section({"machine": platform.node(), "git_caption": str(Path(__file__).resolve().parents[2])})
     section.facts |= {"Python": f"{platform.python_version()}, {sys.executable}", "system": platform.platform()}
     image = next((os.environ[name] for name in CONTAINERS if name in os.environ), None)
     section.facts["container"] = image or "none that says so"
@@ -177,8 +177,14 @@ def space() -> Section:
             section.troubles["scores by Java"] = f"nothing can be written to {folder}: set TMPDIR"
         if name == "shared memory" and free < SHARED_MEMORY_GIB:
             section.troubles["train.py with --num_workers"] = f"{folder} has {free:.2f} GiB: use --num_workers 0"
-    section.facts["repositories in the cache"] = str(len(list(cache_folder().glob("models--*"))))
+    held = len(list(cache_folder().glob("models--*")))
+    section.facts["repositories in the cache"] = str(held)
     section.facts["requests to the hub"] = "forbidden by HF_HUB_OFFLINE" if hub.is_offline() else "allowed"
+    if hub.is_offline() and not held:
+        section.troubles["weights by name"] = (
+            f"HF_HUB_OFFLINE forbids requests, and nothing is in {cache_folder()}: set HF_HOME to the folder that "
+            "'prefetch' filled; in a container, bind it"
+        )
     section.facts["HF_TOKEN"] = "set" if os.environ.get("HF_TOKEN") else "not set"
     return section
 
@@ -189,7 +195,12 @@ def launcher() -> Section:
     if not section.facts:
         section.facts["variables"] = "none: this process was started by hand"
         return section
-    section.facts["so this is"] = f"rank {processes.rank()} of {processes.world_size()}"
+    try:
+        section.facts["so this is"] = f"rank {processes.rank()} of {processes.world_size()}"
+        processes.as_torchrun()
+    except UsageError as error:
+        section.troubles["running as one of several processes"] = str(error)
+        return section
     asked = section.facts.get("SLURM_NTASKS", "1")
     if asked != "1" and processes.world_size() == 1:
         section.troubles[f"sharing work among the {asked} tasks of the job"] = (

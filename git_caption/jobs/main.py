@@ -89,7 +89,8 @@ def _run(argv: Sequence[str]) -> None:
     for job, _ in jobs:
         if not job.on_ranks:
             processes.require_one(table.name_of(job))
-    processes.meet()
+    if not all(job.by_itself for job, _ in jobs):
+        processes.meet()
     for job, params in jobs:
         job.load_function()(params)
 

@@ -45,7 +45,8 @@ def submit(params: SubmitParams) -> None:
     number = _submitted(path)
     log = path.with_name(f"{params.called}-{number}.log")
     print(f"wrote {path}\nsubmitted job {number}")
-    print(f"follow it: squeue --jobs={number}; tail --follow=name --retry {log}\nstop it: scancel {number}")
+    follow = shlex.join(["tail", "--follow=name", "--retry", str(log)])
+    print(f"follow it: squeue --jobs={number}; {follow}\nstop it: scancel {number}")
 
 
 def script(params: SubmitParams) -> str:
@@ -72,7 +73,7 @@ def script(params: SubmitParams) -> str:
         launch = f"train.sbatch --config {shlex.quote(params.train)}"
     else:
         launch = f"infer.sbatch -p {shlex.quote(json.dumps(params.job))}"
-    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in resources), "", *_variables(params)]
+    lines = ["#!/bin/bash", *(f"#SBATCH {shlex.quote(option)}" for option in resources), "", *_variables(params)]
     return "\n".join([*lines, f". {LAUNCH}/{launch}", ""])
 
 
@@ -116,7 +117,8 @@ def _gpus() -> int:
 def _submitted(path: Path) -> str:
     """The number of the job."""
     if shutil.which("sbatch") is None:
-        raise JobFailed(f"wrote {path}, and there is no sbatch on the PATH: submit it where there is, sbatch {path}")
+        command = shlex.join(["sbatch", str(path)])
+        raise JobFailed(f"wrote {path}, and there is no sbatch on the PATH: submit it where there is, {command}")
     try:
         done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:

@@ -15,13 +15,15 @@ from git_caption.params.schema import nearest
 class Job:
     """One row of the table: `module:name` of a function and of the parameter class that it takes.
 
-    on_ranks: whether several processes that a launcher starts share the work; each of them calls the function.
+    on_ranks: whether several processes that a launcher starts may run it, and share the work; each calls the function.
+    by_itself: whether each of them does all of it, and meets no other.
     """
 
     function: str
     params: str
     summary: str
     on_ranks: bool = False
+    by_itself: bool = False
 
     def load_function(self) -> Callable[[Any], None]:
         """The function; it takes an instance of the parameter class and prints what it has to say."""
@@ -34,8 +36,8 @@ class Job:
         return cls
 
 
-def _job(function: str, params: str, summary: str, on_ranks: bool = False) -> Job:
-    return Job(f"git_caption.jobs.{function}", f"git_caption.params.{params}", summary, on_ranks)
+def _job(function: str, params: str, summary: str, on_ranks: bool = False, by_itself: bool = False) -> Job:
+    return Job(f"git_caption.jobs.{function}", f"git_caption.params.{params}", summary, on_ranks, by_itself)
 
 
 JOBS = {
@@ -119,7 +121,13 @@ JOBS = {
     "prefetch": _job("prefetch:prefetch", "prefetch:PrefetchParams", "fetch weights into the cache, for runs offline"),
     "make_shapes": _job("shapes:make", "shapes:ShapesDataParams", "make the embedded example's TSVs anew"),
     "submit": _job("submit:submit", "submit:SubmitParams", "give a job or a training to Slurm"),
-    "doctor": _job("doctor:doctor", "doctor:DoctorParams", "tell what this machine has, and what would not work on it"),
+    "doctor": _job(
+        "doctor:doctor",
+        "doctor:DoctorParams",
+        "tell what this machine has, and what would not work on it",
+        on_ranks=True,
+        by_itself=True,
+    ),
     "help": _job("help:show", "help:HelpParams", "explain a job: its keys, their meaning, an example that runs"),
 }
 

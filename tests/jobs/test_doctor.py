@@ -126,7 +126,39 @@ def test_the_launchers_variables_are_told_and_a_batch_script_is_not_a_step(monke
     found = machine.launcher()
     assert found.facts == job | {"so this is": "rank 0 of 1"}
     assert found.troubles["sharing work among the 4 tasks of the job"].endswith("start it with srun")
-    monkeypatch.setattr(os, "environ", {**job, "SLURM_STEP_NUM_TASKS": "4"})
+    place = {"MASTER_ADDR": "gpu1", "MASTER_PORT": "2"}
+    monkeypatch.setattr(os, "environ", {**job, **place, "SLURM_STEP_NUM_TASKS": "4"})
     assert machine.launcher().facts["so this is"] == "rank 0 of 4"
     assert not machine.launcher().troubles
     assert processes.launched_with()["SLURM_STEP_NUM_TASKS"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({"RANK": "5", "WORLD_SIZE": "2"}, "the environment has RANK=5 and WORLD_SIZE=2; expected a rank from 0"),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "2 processes were started without MASTER_ADDR"),
+    ],
+)
+def test_wrong_variables_of_a_launcher_are_a_finding(variables, why, monkeypatch, capsys) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(doctor, "EXAMINATIONS", {"launcher": machine.launcher})
+    assert main(["-p", "{type: doctor}"]) == 0
+    said = capsys.readouterr().out
+    assert f"running as one of several processes: {why}" in said
+    assert "  RANK  " in said
+
+
+def test_a_cache_with_nothing_in_it_is_told_where_the_hub_may_not_be_asked(tmp_path, monkeypatch) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert (
+        machine.space()
+        .troubles["weights by name"]
+        .startswith(f"HF_HUB_OFFLINE forbids requests, and nothing is in {tmp_path}/hub:")
+    )
+    (tmp_path / "hub/models--gpt2").mkdir(parents=True)
+    assert "weights by name" not in machine.space().troubles

@@ -235,20 +235,20 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_stopping_signal_ends_a_job_with_75(number: signal.Signals) -> None:
+def test_a_stopping_signal_ends_a_job_with_75_also_where_it_comes_again(number: signal.Signals) -> None:
     code = (
-        "import sys, types, time\n"
+        "import atexit, os, sys, types, time\n"
         "from git_caption.jobs import table, main\n"
         "from git_caption.params.help import HelpParams\n"
         "def wait(params):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "sys.modules['waiting'] = types.ModuleType('waiting')\n"
         "sys.modules['waiting'].wait, sys.modules['waiting'].HelpParams = wait, HelpParams\n"
         "table.JOBS['wait'] = table.Job('waiting:wait', 'waiting:HelpParams', 'waits')\n"
-        "sys.exit(main.main(['-p', '{type: wait}']))\n"
+        f"atexit.register(lambda: os.kill(os.getpid(), {int(number)}))\n"
+        "sys.exit(main.main())\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", code, "-p", "{type: wait}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)

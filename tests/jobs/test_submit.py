@@ -47,7 +47,9 @@ def submit(**keys) -> int:
 def read(script: str) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """The options, the variables and the words of the launch line."""
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script, re.MULTILINE))
+    words = [shlex.split(line) for line in re.findall(r"^#SBATCH (.*)$", script, re.MULTILINE)]
+    assert all(len(flags) == 1 for flags in words)
+    options = dict(flag.removeprefix("--").partition("=")[::2] for [flag] in words)
     variables = dict(shlex.split(line)[1].split("=", 1) for line in script.splitlines() if line.startswith("export "))
     return options, variables, shlex.split(script.splitlines()[-1])
 
@@ -80,9 +82,12 @@ def test_a_training_has_one_torchrun_on_a_node_and_runs_in_the_container(clone, 
         "{init_from: data/shapes/model, image_tsv: data/shapes/test.img.tsv, "
         "caption_tsv: data/shapes/test.caption.tsv, output_dir: out, epochs: 1}"
     )
-    assert submit(train="my run.yaml", name="mine", gpus=2, cpus=4, container="container.sif", bind=["/data"]) == 0
-    options, variables, launch = read((clone / "jobs/mine.sbatch").read_text())
-    assert {"job-name": "mine", "ntasks-per-node": "1", "cpus-per-task": "8"}.items() <= options.items()
+    settings = {"gpus": 2, "cpus": 4, "container": "container.sif", "bind": ["/data"], "out_dir": "my jobs"}
+    assert submit(train="my run.yaml", options=["--comment=two words"], **settings) == 0
+    options, variables, launch = read((clone / "my jobs/my run.sbatch").read_text())
+    assert {"job-name": "my run", "ntasks-per-node": "1", "cpus-per-task": "8"}.items() <= options.items()
+    assert (options["output"], options["comment"]) == ("my jobs/%x-%j.log", "two words")
+    assert "tail --follow=name --retry 'my jobs/my run-17.log'" in capsys.readouterr().out
     assert variables == {"PROCESSES": "2", "CONTAINER": "container.sif", "BIND": f"{clone},/data"}
     assert launch == [".", "slurm/train.sbatch", "--config", "my run.yaml"]
 

@@ -168,11 +168,11 @@ def test_training_that_is_preempted_goes_on_and_ends_with_the_same_weights(clust
     assert "going on after step" in cluster.log(f"train-{job}.log")
 
 
-def test_training_that_runs_out_of_time_is_warned_saves_and_goes_on(cluster, training) -> None:
+def test_training_that_runs_out_of_time_is_warned_saves_and_goes_on(cluster) -> None:
     out = cluster.folder / "model"
-    warned_soon = ["--time=3", "--signal=B:USR1@120"]  # up to a minute earlier than that, says Slurm
+    soon = "--time=2"  # and --signal=B:USR1@60 of the script: in the first minute, as Slurm may be a minute early
     job = cluster.sbatch(
-        *warned_soon, "slurm/train.sbatch", *TRAINING, "--epochs", "100", "--output_dir", str(out), PROCESSES="2"
+        soon, "slurm/train.sbatch", *TRAINING, "--epochs", "100", "--output_dir", str(out), PROCESSES="2"
     )
     cluster.until(lambda: int(cluster.shown(job)["Restarts"]) == 1, "second start")
     log = cluster.log(f"train-{job}.log")
@@ -254,6 +254,27 @@ def test_a_task_of_an_array_that_fails_fails_alone_and_is_done_again_alone(clust
     again = cluster.sbatch("--array=1", *arguments, SHARDS="3")
     assert cluster.ended(f"{again}_1") == "COMPLETED"
     assert sorted(path.name for path in cluster.folder.glob("part-*")) == [f"part-{n}-of-3" for n in range(3)]
+
+
+def test_a_task_of_an_array_that_is_warned_is_queued_again_alone(cluster) -> None:
+    (cluster.folder / "download.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        "started = pathlib.Path('started-' + sys.argv[sys.argv.index('--shard') + 1].replace('/', '-of-'))\n"
+        "again = started.exists()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        "started.touch()\n"
+        "while not again and not pathlib.Path('all is fetched').exists():\n"
+        "    time.sleep(0.1)\n"
+    )
+    job = cluster.sbatch("--array=0-2", "slurm/download.sbatch", SHARDS="3")
+    tasks = [f"{job}_{task}" for task in range(3)]
+    cluster.until(lambda: len(list(cluster.folder.glob("started-*"))) == 3, "start of all tasks")
+    [warned] = [task for task in tasks if cluster.shown(task)["JobId"] == job]  # whose number is that of the array
+    cluster.run("scancel", "--batch", "--signal=USR1", warned)
+    cluster.until(lambda: cluster.shown(warned)["Restarts"] == "1", "second start")
+    (cluster.folder / "all is fetched").touch()
+    assert [cluster.ended(task) for task in tasks] == ["COMPLETED"] * 3
+    assert [cluster.shown(task)["Restarts"] for task in tasks] == [str(int(task == warned)) for task in tasks]
 
 
 def test_a_whole_run_is_submitted_as_jobs_that_follow_one_another(cluster) -> None:
