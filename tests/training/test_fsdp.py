@@ -104,7 +104,9 @@ def written(folder: Path, out: Path, **values: Any) -> str:
         **small_runs.HASTE,
         **values,
     }
-    told |= {name: str(folder / told[name]) for name in ("caption_tsv", "question_tsv", "val_question_tsv") if name in told}
+    told |= {
+        name: str(folder / told[name]) for name in ("caption_tsv", "question_tsv", "val_question_tsv") if name in told
+    }
     out.parent.mkdir(exist_ok=True)
     path = out.parent / f"{out.name}.json"
     path.write_text(json.dumps({name: value for name, value in told.items() if value is not None}))
