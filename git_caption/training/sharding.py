@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from git_caption.captioner import checkpoint, hub
 from git_caption.captioner.loading import captioner_folder, pretrained_folder
-from git_caption.errors import UsageError
+from git_caption.errors import GitCaptionError, UsageError
 from git_caption.model.folder import architecture_of
 from git_caption.model.git import GitNetwork
 from git_caption.model.language import blocks_of, input_device, width
@@ -71,9 +71,15 @@ def in_turn(accelerator: Accelerator) -> Iterator[None]:
     last = max(gather_object([own]))
     for _ in range(own):
         accelerator.wait_for_everyone()
-    yield
+    fault = None
+    try:
+        yield
+    except GitCaptionError as error:
+        fault = error
     for _ in range(own, last + 1):
         accelerator.wait_for_everyone()
+    if fault is not None:  # now that the others, who wait here, have found it too
+        raise fault
 
 
 def shard(objective: OfLanguage, mesh: DeviceMesh) -> None:

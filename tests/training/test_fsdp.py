@@ -50,7 +50,10 @@ FULL = {
 RUNS: dict[str, dict[str, Any]] = {
     "full": FULL,
     "stopped": FULL,
-    "mapper": {"question_tsv": "questions.tsv", "val_question_tsv": "questions.tsv", "captions_per_image": 0},
+    "mapper": {
+        **{"question_tsv": "questions.tsv", "val_question_tsv": "questions.tsv", "captions_per_image": 0},
+        **{"best_by": "accuracy", "validate_every": 2},  # none is right, so that the first one is the best
+    },
     "lora": {"tune": "lora", "lora_rank": 2, "lora_dropout": 0.0},
     "bfloat16": {"tune": "full", "precision": "bfloat16"},
     "language": {
@@ -59,6 +62,8 @@ RUNS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("image_encoder", "input_resolution")),
     },
 }
+
+SLOW = ("lora", "bfloat16", "language")  # run with --slow
 
 # Runs as the processes of one torchrun, whose start takes longer than they do.
 PROCESS = """
@@ -114,7 +119,7 @@ def written(folder: Path, out: Path, **values: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(tmp_path_factory, request) -> Path:
     """All runs on two processes, in `two`."""
     home = tmp_path_factory.mktemp("fsdp")
     small_runs.scenes(home)
@@ -123,7 +128,8 @@ def home(tmp_path_factory) -> Path:
     with TsvWriter(home / "questions.tsv") as writer:  # so few that a process has a batch without any
         for number, line in enumerate((home / "short.tsv").read_text().splitlines()):
             writer.write([line.split("\t")[0], json.dumps([question] if number % 3 == 0 else [])])
-    configs = [written(home, home / "two" / name, **values, bs=2, fsdp=True) for name, values in RUNS.items()]
+    names = [name for name in RUNS if name not in SLOW or request.config.getoption("--slow")]
+    configs = [written(home, home / "two" / name, **{**RUNS[name], "bs": 2, "fsdp": True}) for name in names]
     (home / "process.py").write_text(PROCESS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     found = subprocess.run(
@@ -136,7 +142,7 @@ def home(tmp_path_factory) -> Path:
     )
     assert (found.returncode, found.stderr.count("Warning")) == (0, 0), found.stderr
     for rank in (0, 1):
-        assert found.stdout.count(f"rank {rank} holds 0.50\n") == len(RUNS) + 1
+        assert found.stdout.count(f"rank {rank} holds 0.50\n") == len(names) + 1  # one went on
     return home
 
 
@@ -147,7 +153,7 @@ def lines(out: Path, name: str) -> list[dict[str, str]]:
     return [{name: row[name] for name in row if name not in ("images_per_second", "seconds")} for row in rows]
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name != "stopped"])
+@pytest.mark.parametrize("name", ["full", "mapper", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_losses_and_what_is_stored_are_those_of_one_process(name, home, tmp_path):
     if name == "lora":
         pytest.importorskip("peft")
