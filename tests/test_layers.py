@@ -137,9 +137,10 @@ def test_a_wrong_import_is_found(tmp_path: Path, file: str, code: str, seen: lis
     assert all(line.endswith(end) for line, end in zip(found, seen, strict=True)), found
 
 
-def test_the_package_root_offers_the_captioner_and_imports_nothing_at_once() -> None:
+def test_the_package_root_offers_the_captioner_as_such_and_for_batches_and_imports_nothing_at_once() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    assert {name for _, name in imported(tree, "git_caption.__init__")} == {"git_caption.captioner.captioner"}
+    offered = {"git_caption.captioner.captioner", "git_caption.pipeline.caption_batches"}
+    assert {name for _, name in imported(tree, "git_caption.__init__")} == offered
     code = "import sys, git_caption; assert {m for m in sys.modules if m.startswith('git_caption')} == {'git_caption'}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

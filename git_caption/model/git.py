@@ -183,7 +183,7 @@ class GitNetwork(nn.Module):
         prefix = self.prefixed(features)
         images = list(range(count)) if batch.images is None else batch.images
         self._check_lengths(prefix.mask.sum(1).tolist(), images, batch)
-        if (way := self._way_of_packing()) is None:
+        if (way := self.way_of_packing()) is None:
             found = self._padded_logprobs(prefix.select(torch.tensor(images, device=prefix.mask.device)), batch)
         else:
             found = self._packed_logprobs(prefix, images, batch, way)
@@ -191,7 +191,8 @@ class GitNetwork(nn.Module):
         whole = found.new_zeros(count * max(lengths))
         return whole.scatter(0, torch.tensor(places, device=found.device), found).view(count, -1)
 
-    def _way_of_packing(self) -> packing.Way | None:
+    def way_of_packing(self) -> packing.Way | None:
+        """How the language model keeps texts apart that follow one another in a row; None where it cannot."""
         if not self._packs:
             self._packs.append(packing.way_of(self.language_model))
         return self._packs[0]

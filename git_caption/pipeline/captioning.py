@@ -50,12 +50,19 @@ class Captioning:
 
         Raises JobFailed as `texts`, and DataError where the base captioner can caption nothing.
         """
+        following = iter(self.texts_of(samples))
+        return [self._lines(sample, following) for sample in samples]
+
+    def texts_of(self, samples: Sequence[Sample]) -> list[list[Generated] | DataError]:
+        """The texts of each sample, or of each of its questions, in order; or why they cannot be computed.
+
+        Raises as `__call__`.
+        """
         features = self._features(samples)
         rows = [
             (image, *asked) for image, all_asked in enumerate(self._asked(samples, features)) for asked in all_asked
         ]
-        following = iter(self._texts(features, rows))
-        return [self._lines(sample, following) for sample in samples]
+        return self._texts(features, rows)
 
     def texts(self, pixels: Sequence[npt.NDArray[np.uint8]], rows: Sequence[Row]) -> list[list[Generated] | DataError]:
         """The texts of each row, which names one of the images uint8[3, H, W]; or why they cannot be computed.

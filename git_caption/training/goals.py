@@ -63,6 +63,13 @@ class Goal:
         return None if self.pixels is None else parts.reader_of(self.pixels)
 
     @property
+    def referred(self) -> PreTrainedModel | None:
+        """The language model where what is left refers to it, and does not hold its weights."""
+        if isinstance(self.built, parts.Parts) and self.built.config.language_model.weights is not None:
+            return self.built.network.language_model
+        return None
+
+    @property
     def captioner(self) -> Captioner | None:
         """The captioner in its present state."""
         return None if self.built is None else self.built.captioner

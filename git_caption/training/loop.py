@@ -34,6 +34,7 @@ from git_caption.training.objectives import Objective
 from git_caption.training.optimizer import build_optimizer
 from git_caption.training.records import Records
 from git_caption.training.seen import seen
+from git_caption.training.sharding import gathered_state, is_sharded, scattered_state
 from git_caption.training.signals import leave_signals_to_the_main_process, noted_signals
 from git_caption.training.skipped import Skipped
 from git_caption.training.state import Saves, load_trained, trained_tensors
@@ -69,12 +70,15 @@ class TrainingRun:
         self.saves = saves
         self.say = say
         self.steps = max(1, round(params.optimisation.epochs * batches.per_epoch))
-        # with channels last, convolutions on a CPU take half the time
-        objective.to(memory_format=torch.channels_last)
+        sharded = is_sharded(objective)
+        if not sharded:  # shards have to be contiguous
+            # with channels last, convolutions on a CPU take half the time
+            objective.to(memory_format=torch.channels_last)
         optimizer, self.schedule = build_optimizer(objective, params.optimisation, self.steps)
         self.trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.optimizer: Any = accelerator.prepare_optimizer(optimizer)
-        self.model: Any = accelerator.prepare_model(objective, device_placement=False)
+        # the forward pass of what is in shards synchronises by itself
+        self.model: Any = accelerator.prepare_model(objective, device_placement=False, evaluation_mode=sharded)
         self.skipped = Skipped(params.dataset, accelerator)
         self.cut = 0
         self.validation = validation
@@ -169,9 +173,10 @@ class TrainingRun:
         found, is_best = self.validation(number)
         seconds = time.perf_counter() - began
         self.validating += seconds
+        best = trained_tensors(self.objective) if is_best else None
         if records is not None:
-            if is_best:
-                self.saves.write_best(number, trained_tensors(self.objective))
+            if best is not None:
+                self.saves.write_best(number, best)
             records.validated(number, number / per_epoch, found, seconds)
         self.say(f"validation after step {number}: {found}{'; the best so far' if is_best else ''}")
         for note in found.notes:
@@ -293,7 +298,7 @@ class TrainingRun:
         content = {
             "step": number,
             "trained": trained_tensors(self.objective),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": gathered_state(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "rng": gather_object(rng) if several else rng,
@@ -307,7 +312,7 @@ class TrainingRun:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         load_trained(self.objective, saved["trained"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(scattered_state(saved["optimizer"], self.trained))
         self.schedule.load_state_dict(saved["schedule"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])

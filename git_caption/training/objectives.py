@@ -54,17 +54,20 @@ class CaptionObjective(Objective):
         super().__init__()
         self.network = network
 
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The network's."""
+        return self.network.language_model
+
     def count(self, batch: Batch) -> int:
         """Target tokens, the end token of each text among them."""
         return sum(map(len, batch.target_ids))
 
     def forward(self, seen: Tensor | Features, batch: Batch) -> Tensor:
         """The sum over all target tokens."""
-        if not batch.target_ids:  # of pictures without what is drawn; gradients are still there, and 0
-            return sum(
-                (parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad), torch.zeros(())
-            )
         features = seen if isinstance(seen, Features) else self.network.encode(seen)
+        if not batch.target_ids:  # of pictures without what is drawn: any text, that gradients are there, and 0
+            return 0.0 * self.network.token_logprobs(features, TextBatch([[0]], [[0]], [0])).sum()
         texts = TextBatch(batch.prompt_ids, batch.target_ids, batch.images.tolist())
         return -self.network.token_logprobs(features, texts).sum()
 

@@ -108,10 +108,10 @@ def build_pretrained(name: str, params: TrainingParams, device: torch.device) ->
         UsageError: it is none that is trained, has no such part, or has another adapter than the one asked for; or its
             prompts were to be a chat, and it has no template for one.
     """
-    if params.prompting.prompted or params.computing.device_map or params.computing.device_split:
+    if params.prompting.prompted or params.computing.spreads or params.computing.fsdp:
         raise UsageError(
-            f"'init_from': {name} is a pretrained captioner, which is trained on one device and without captions of a "
-            "base captioner: leave 'prompted', 'device_map' and 'device_split' out"
+            f"'init_from': {name} is a pretrained captioner, which is trained whole on one device and without captions "
+            "of a base captioner: leave 'prompted', 'device_map', 'device_split' and 'fsdp' out"
         )
     captioner = Captioner.load(name, device=str(device), dtype="float32")
     if not isinstance(captioner, PretrainedCaptioner):

@@ -17,6 +17,11 @@ from git_caption.params.schema import to_dict
 from git_caption.params.training.run import TrainingParams
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from git_caption.params.model import BaseCaptionerConfig
+    from git_caption.samples.training_data import TrainingData
+    from git_caption.training.goals import Goal
     from git_caption.training.summary import Summary
 
 # What of the parameters does not change a number that the run computes.
@@ -54,6 +59,11 @@ def train(params: TrainingParams) -> Summary:
             f"{name!r}: the language model is spread over the devices of one process, and a launcher started "
             f"{processes.world_size()}: start one, or leave it out"
         )
+    if params.computing.fsdp and processes.world_size() == 1:
+        raise UsageError(
+            "'fsdp': shards are shared out to several processes, and this is the only one: start it with torchrun "
+            "--nproc_per_node=N, or leave it out"
+        )
     processes.as_torchrun()
     from git_caption.pipeline.lock import locked
 
@@ -83,7 +93,7 @@ def _train(params: TrainingParams, out: Path) -> Summary:
             say("warning: the validation set is what is trained on; 'val_split' and 'val_data' name another")
         if params.best_by == "accuracy" and not validated.asks():
             raise UsageError("'best_by': accuracy is that of answers, and the validation set has no question")
-    saves = Saves(out, _settings(params, files), params.saving.keep)
+    saves = Saves(out, _settings(params, files), params.saving.keep, mapped=params.computing.fsdp)
     if params.saving.resume == "none" and processes.rank() == 0:
         saves.remove()
     if not saves.steps():
@@ -94,7 +104,7 @@ def _train(params: TrainingParams, out: Path) -> Summary:
     from git_caption.params.model import TransformConfig
     from git_caption.samples.steps import Share, TrainingSteps
     from git_caption.samples.validation_batches import ValidationBatches
-    from git_caption.training import base_captions, goals, loop
+    from git_caption.training import base_captions, loop, sharding
     from git_caption.training.device import accelerator_of
     from git_caption.training.validation import Validation
 
@@ -107,7 +117,7 @@ def _train(params: TrainingParams, out: Path) -> Summary:
         base = base_captions.base_of(params)
         opened, validated = base_captions.prompted(opened, validated, base, params, accelerator, say)
     torch.manual_seed(optimisation.seed)
-    goal = goals.goal_of(params, opened.data, accelerator.device, base)
+    goal = _goal(params, opened.data, accelerator, base)
     for one in (*opened.sets, *(validated.sets if validated is not None else ())):
         if one.features is not None:
             assert goal.built is not None, "checked with the parameters"
@@ -132,6 +142,8 @@ def _train(params: TrainingParams, out: Path) -> Summary:
     if accelerator.is_main_process and not saves.steps():
         _note(params, out)
     summary = run.go()
+    if params.computing.fsdp:
+        sharding.make_whole(goal.objective, left=goal.referred)
     if accelerator.is_main_process:
         goal.save(out)
         saves.remove()
@@ -139,11 +151,34 @@ def _train(params: TrainingParams, out: Path) -> Summary:
     return summary
 
 
+def _goal(
+    params: TrainingParams, data: TrainingData, accelerator: Accelerator, base: BaseCaptionerConfig | None
+) -> Goal:
+    """What the run trains for, its parts on the device; of what is in shards only these."""
+    import torch
+
+    from git_caption.training import goals, sharding
+
+    if not params.computing.fsdp:
+        return goals.goal_of(params, data, accelerator.device, base)
+    if accelerator.scaler is not None:
+        raise UsageError("'precision': auto is float16 on this GPU, which 'fsdp' does not take; set it to float32")
+    sharding.require_shardable(params)
+    mesh = sharding.mesh_of(accelerator)
+    with sharding.in_turn(accelerator):
+        goal = goals.goal_of(params, data, torch.device("cpu"), base)
+        assert isinstance(goal.objective, sharding.OfLanguage), "checked with the parameters"
+        sharding.shard(goal.objective, mesh)
+    return goal
+
+
 def _settings(params: TrainingParams, inputs: Sequence[Path]) -> dict[str, Any]:
     """All that decides what a run computes, as JSON can hold it."""
     from git_caption.samples.inputs import identity
 
     settings = {name: value for name, value in to_dict(params).items() if name not in INDIFFERENT}
+    if not params.computing.fsdp:
+        del settings["fsdp"]  # which runs begun by earlier versions do not have
     settings["inputs"] = [identity(path) for path in inputs]
     settings["processes"] = processes.world_size()
     found: dict[str, Any] = json.loads(json.dumps(settings))

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from git_caption.errors import JobFailed, UsageError, WeightsError, reason
 from git_caption.params.differences import differences
+from git_caption.training.sharding import gathered, scattered
 from git_caption.tsv.index import TEMPORARY, temporary_path
 from git_caption.tsv.writer import sync_folder
 
@@ -31,11 +32,19 @@ class Saves:
     only once it is complete and on the disk.
     """
 
-    def __init__(self, output_dir: Path, settings: Mapping[str, Any], keep: int) -> None:
-        """settings: all that decides what the run computes, as JSON can hold it."""
+    def __init__(self, output_dir: Path, settings: Mapping[str, Any], keep: int, *, mapped: bool = False) -> None:
+        """Find the saves in a folder.
+
+        Args:
+            output_dir: the run's.
+            settings: all that decides what the run computes, as JSON can hold it.
+            keep: how many.
+            mapped: saves are read as far as they are looked at, for processes that each take their part.
+        """
         self.folder = output_dir / FOLDER
         self.settings = dict(settings)
         self.keep = keep
+        self.mapped = mapped
 
     def steps(self) -> list[int]:
         """The steps there are saves of, in order."""
@@ -106,7 +115,7 @@ class Saves:
 
     def _read(self, path: Path, cure: str) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=self.mapped)
             content["settings"]
         except Exception as error:  # torch's unpickler raises nearly any kind on damaged bytes
             raise WeightsError(f"{path} cannot be read: {reason(error)}; {cure}") from error
@@ -141,18 +150,25 @@ class Saves:
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """What training changes in a module: parameters with gradients, and the statistics of their BatchNorms."""
+    """What training changes in a module: parameters with gradients, and the statistics of their BatchNorms.
+
+    Of a module in shards whole tensors, on the first process; all processes have to ask for them.
+    """
+    return {name: gathered(tensor) for name, tensor in _trained(module).items()}
+
+
+def load_trained(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `trained_tensors` gave."""
+    own = _trained(module)
+    assert own.keys() == tensors.keys(), "the settings of a save decide which parts are trained"
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(scattered(tensors[name], tensor))
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
     tensors = {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm) and any(parameter.requires_grad for parameter in part.parameters()):
             tensors |= {f"{name}.{buffer}": tensor for buffer, tensor in part.named_buffers()}
     return tensors
-
-
-def load_trained(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `trained_tensors` gave."""
-    own = trained_tensors(module)
-    assert own.keys() == tensors.keys(), "the settings of a save decide which parts are trained"
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])

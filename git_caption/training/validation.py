@@ -26,6 +26,7 @@ from git_caption.samples.validation_batches import ValidationBatch, ValidationBa
 from git_caption.training.best import Best
 from git_caption.training.objectives import Objective
 from git_caption.training.seen import seen
+from git_caption.training.sharding import in_step
 from git_caption.training.signals import leave_signals_to_the_main_process
 
 SHOWN = 8  # pictures whose captions people can read, always the same ones
@@ -154,7 +155,7 @@ class Validation:
             DataError: a picture that cannot be read, where `on_error` says so, or none that can be read.
         """
         self.objective.eval()
-        with torch.no_grad():
+        with torch.no_grad(), in_step(self.objective):
             share = self._share()
         self.objective.train()
         if self.accelerator.num_processes > 1:

@@ -20,6 +20,7 @@ from git_caption.params.training.tuning import TuningParams
 from git_caption.params.training.validation import ValidationParams
 
 QUANTIZED = "weights in 8 or 4 bits stay as they are: 'tune' can be mapper or lora, without 'lora_merge'"
+WHOLE_BITS = "a language model in 8 or 4 bits is not put in shards: leave one of the two out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class TrainingParams:
             message = f"{new} to be trained: set 'train_mapper', or go on from 'init_from'"
             yield ("train_mapper", "tune", "init_from"), message
         yield from self._check_fusion()
+        yield from self._check_fsdp()
         if self.dataset.stored and self.parts.objective == "language":
             yield ("features", "objective"), "'features': objective language looks at no picture: leave them out"
         elif self.dataset.stored and (self.tuning.train_image_encoder or self.parts.objective == "contrastive"):
@@ -82,8 +84,8 @@ class TrainingParams:
             yield ("captioner", "features", "data"), message
         if self.parts.captioner is not None:
             others: dict[str, object] = {"prompted": self.prompting.prompted, "fusion": self.fusion.crosses}
-            others |= {"device_map": self.computing.device_map}
-            for name, given in {**others, "device_split": self.computing.device_split}.items():
+            others |= {name: getattr(self.computing, name) for name in ("device_map", "device_split", "fsdp")}
+            for name, given in others.items():
                 if given:
                     yield ("captioner", name), f"{name!r}: not done with a pretrained 'captioner'; leave it out"
         yield from self._check_validation()
@@ -132,6 +134,21 @@ class TrainingParams:
             )
         if self.computing.compile:
             yield ("compile", "fusion"), "'compile': layers of cross_attention cannot be compiled; leave it out"
+
+    def _check_fsdp(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if not self.computing.fsdp:
+            return
+        language_model = self.parts.language_model
+        if self.parts.objective not in ("caption", "language"):
+            message = f"shards what objective caption or language trains, found {self.parts.objective!r}: leave it out"
+            yield ("fsdp", "objective"), f"'fsdp': {message}"
+        if self.fusion.crosses:
+            yield ("fsdp", "fusion"), "'fsdp': layers of cross_attention are not put in shards: leave it out"
+        if language_model is not None and language_model.quantization != "none":
+            yield ("fsdp", "language_model"), f"'fsdp': {WHOLE_BITS}"
+        if self.optimisation.optimizer != "adamw":
+            message = f"{self.optimisation.optimizer!r} does not take shards ('fsdp'); use adamw"
+            yield ("optimizer", "fsdp"), f"'optimizer': {message}"
 
     def _files(self, name: str, dataset: DatasetParams | None) -> Iterator[tuple[str, int]]:
         """How many files of features each data set has, if it has any, under the name of their key."""

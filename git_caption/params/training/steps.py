@@ -54,6 +54,11 @@ class ComputingParams:
     max_memory: dict[str, int | str] | None = key(
         None, help="what device_map may use of each device, as {'0': '20GiB', 'cpu': '60GiB'}; None: all there is"
     )
+    fsdp: bool = key(
+        False,
+        help="shard the language model, its gradients and the optimiser's state over all processes (torch's FSDP), for "
+        "one too large for a device; without it each process has all of them",
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto", help="of the computation, weights that are trained stay float32; auto: float32 on a CPU, else bfloat16"
     )
@@ -82,5 +87,15 @@ class ComputingParams:
         if self.max_memory is not None and self.device_map is None:
             message = "'max_memory': bounds a 'device_map' and there is none: give one, as 'auto'"
             yield ("max_memory", "device_map"), message
+        if self.fsdp:
+            yield from self._check_fsdp()
         if self.spreads is not None and self.compile:
             yield ("compile", self.spreads), f"'compile': not of a language model on several devices ({self.spreads!r})"
+
+    def _check_fsdp(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if self.spreads is not None:
+            yield ("fsdp", self.spreads), f"'fsdp' and {self.spreads!r} exclude each other"
+        if self.compile:
+            yield ("compile", "fsdp"), "'compile': not of what is in shards ('fsdp'); leave one of the two out"
+        if self.precision == "float16":
+            yield ("precision", "fsdp"), "'precision': float16 does not go with 'fsdp'; use bfloat16 or float32"
