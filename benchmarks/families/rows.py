@@ -140,7 +140,7 @@ ROWS: dict[str, Row] = {
         "mapper, LM",
         git("pooled", {"type": "encoder_layer", "heads": 4}, "gpt2", **TRAINED),
     ),
-    "git_vit": Row(1, "ViT grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", "vit", epochs=3, **TRAINED)),
+    "git_vit": Row(1, "ViT grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", "vit", epochs=4, **TRAINED)),
     "git_opt": Row(1, "ResNet grid, linear, OPT", "mapper, LM", git("grid", LINEAR, "opt", **TRAINED)),
     "git_llama": Row(1, "ResNet grid, linear, LLaMA", "mapper, LM", git("grid", LINEAR, "llama", **TRAINED)),
     "git_frozen": Row(1, "ResNet grid, transformer, GPT-2", "mapper", git("grid", TRANSFORMER, "gpt2", **FROZEN)),
