@@ -24,6 +24,7 @@ OPTIONAL = {
     "peft": "LoRA (pip install 'git-caption[lora]')",
     "pycocoevalcap": "scores of captions (pip install 'git-caption[metrics]')",
     "datasets": "data sets of Hugging Face (pip install 'git-caption[datasets]')",
+    "pyarrow": "Parquet files (pip install 'git-caption[parquet]')",
     "tensorboard": "report_to: tensorboard (pip install 'git-caption[tensorboard]')",
 }
 CONTAINERS = ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
