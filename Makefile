@@ -47,7 +47,7 @@ caption: $(RUNTIME)
 	$(PY) inference.py -p "{'type': 'evaluate_on_shapes'}"
 
 test: $(DEV)
-	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 slow: $(DEV)
 	$(PY) -m pytest --slow -m 'slow or runs'

@@ -26,8 +26,18 @@ _HUB_HOME = tempfile.mkdtemp(prefix="git_caption_tests_hub_")
 for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
     os.environ.pop(_name, None)
 os.environ.update(HF_HOME=_HUB_HOME, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-_CORES = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, _CORES))))
+LONG = ("tests/test_readme.py", "tests/training/")  # begun first, so that no process is left with one of them
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A process that only hands tests out sets nothing, for those that run them inherit its environment.
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        cores = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(2, cores))))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 def pytest_unconfigure() -> None:
