@@ -61,6 +61,10 @@ def scripted(tensors: dict[str, torch.Tensor]) -> torch.jit.ScriptModule:
     return torch.jit.script(root)
 
 
+FORMS = ("state dict", "TorchScript", "hub cache")
+LARGE = ("RN50x16", "RN50x64")  # seconds for each form
+
+
 @pytest.fixture
 def narrow(monkeypatch):
     """Makes open_clip build the tower of a name narrow and for small images; gives its vision_cfg."""
@@ -93,8 +97,14 @@ def expected(name: str, tensors: dict[str, torch.Tensor], pixels: torch.Tensor) 
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
-@pytest.mark.parametrize("form", ["state dict", "TorchScript", "hub cache"])
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        pytest.param(name, form, marks=pytest.mark.slow if name in LARGE and form != FORMS[0] else ())
+        for name in PUBLISHED
+        for form in FORMS
+    ],
+)
 def test_grid_and_pooled_equal_the_network_written_out(name, form, narrow, hub_home, tmp_path):
     vision_cfg = narrow(name)
     tensors = random_clip(vision_cfg)

@@ -21,6 +21,7 @@ from git_caption.tsv.rows import parse_answer_row, parse_caption_row, parse_imag
 from tests.small_captioner import small_captioner
 
 DATA = Path(__file__).parents[2] / "data" / "shapes"
+SCORED = 120  # scenes
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,13 @@ def test_the_train_split_comes_with_answers_that_the_scenes_give(remade):
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    out = tmp_path_factory.mktemp("scored")
-    shapes.evaluate(parse(ShapesScoreParams, {"model_path": str(DATA / "model"), "out_dir": str(out)}, "job"))
+    """The embedded model on the first scenes of the test split."""
+    out, data = tmp_path_factory.mktemp("scored"), tmp_path_factory.mktemp("scenes")
+    for path in DATA.glob("test.*.tsv"):
+        (data / path.name).write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:SCORED]))
+    shutil.copy(DATA / "split.json", data)
+    keys = {"model_path": str(DATA / "model"), "data_dir": str(data), "out_dir": str(out)}
+    shapes.evaluate(parse(ShapesScoreParams, keys, "job"))
     return out, json.loads((out / "scores.json").read_text())
 
 
@@ -84,10 +90,10 @@ def test_the_scores_are_those_of_the_files_written(scored):
     with TsvFile(out / "captions.tsv") as rows:
         captions = [parse_caption_row(columns, "captions").captions[0] for columns in rows]
     with TsvFile(DATA / "test.scene.tsv") as rows:
-        truths = [json.loads(columns[1]) for columns in rows]
+        truths = [json.loads(rows.columns(row)[1]) for row in range(SCORED)]
     scenes = [scene_from_json(truth["objects"], "scene") for truth in truths]
     right = [attribute_accuracy(caption, scene) for caption, scene in zip(captions, scenes, strict=True)]
-    assert scores["attribute accuracy"]["captioner"] == pytest.approx(100 * sum(right) / 500)
+    assert scores["attribute accuracy"]["captioner"] == pytest.approx(100 * sum(right) / SCORED)
     answers = {str(number): answer for truth in truths for number, answer in truth["answers"].items()}
     with TsvFile(out / "answers.tsv") as rows:
         given = [parse_answer_row(columns, "answers") for columns in rows]
@@ -98,7 +104,7 @@ def test_the_scores_are_those_of_the_files_written(scored):
 
 def test_the_shuffled_pictures_are_all_there_and_none_is_in_its_own_row(scored):
     with TsvFile(scored[0] / "shuffled.img.tsv") as shuffled, TsvFile(DATA / "test.img.tsv") as own:
-        pairs = [(shuffled.columns(row), own.columns(row)) for row in range(500)]
+        pairs = [(shuffled.columns(row), own.columns(row)) for row in range(SCORED)]
     assert all(a[0] == b[0] and a[1] != b[1] for a, b in pairs)
     assert sorted(a[1] for a, _ in pairs) == sorted(b[1] for _, b in pairs)
 
