@@ -138,7 +138,7 @@ ROWS: dict[str, Row] = {
         1,
         "ResNet pooled, encoder_layer, GPT-2",
         "mapper, LM",
-        git("pooled", {"type": "encoder_layer", "heads": 4}, "gpt2", **TRAINED),
+        git("pooled", {"type": "encoder_layer", "heads": 4}, "gpt2", epochs=3, **TRAINED),
     ),
     "git_vit": Row(1, "ViT grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", "vit", epochs=4, **TRAINED)),
     "git_opt": Row(1, "ResNet grid, linear, OPT", "mapper, LM", git("grid", LINEAR, "opt", **TRAINED)),
