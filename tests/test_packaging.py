@@ -152,7 +152,7 @@ def test_the_second_run_installs_nothing(clone: Path) -> None:
         ["requirements/extras.lock", "requirements/dev.lock"],
     ]
     assert make(clone, "test", PYTHON="no-longer-asked").returncode == 0
-    assert asked(clone) == ["-m pytest -n auto --maxprocesses 4 --dist loadfile"]
+    assert asked(clone) == ["-m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"]
 
 
 @pytest.mark.parametrize("broken", ["base.lock", "extras.lock", "dev.lock"])
