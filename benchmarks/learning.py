@@ -51,8 +51,8 @@ generated scenes of one or two objects, and scored on 500 scenes whose graphs we
 pretrained once: image encoders as CLIP on the pictures and captions, language models on the texts alone, captioners of
 family 8 on the captions of one style. The image encoder stays frozen, and its features are stored but in family 8. Rows
 that go from one caption style to another begin with a captioner that says "a small red star in the center.", and what
-they say has to be "one object: a small star in red at the center.": captions of any other form count as wrong. A mapper
-alone hardly brings a language model that has learnt one style to the other.
+they say has to be "one object: a small star in red at the center.": captions of any other form count as wrong. In the
+row of the mapper alone the language model, which had learnt the first style, hardly came to speak the other.
 
 *attributes*: share (%) of shapes, colours, sizes and places that captions state rightly, by the strict parser.
 *answers*: share (%) of questions answered rightly. Beside both stand the same with each picture replaced by another
