@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from git_caption.captioner import checkpoint
+from git_caption.captioner import checkpoint_folder, weight_sources
 from git_caption.captioner.captioner import Captioner
 from git_caption.captioner.feature_origin import feature_origins
 from git_caption.captioner.loading import captioner_folder
@@ -93,14 +93,14 @@ def source_of(path: str) -> WeightsSource:
     """A captioner as config.json refers to it; one on this machine by its full path. Raises as `captioner_folder`."""
     local = Path(path).expanduser()
     name = str(local.resolve()) if local.exists() else path
-    return WeightsSource(name, sha256=checkpoint.weights_sha256(_weights(path)))
+    return WeightsSource(name, sha256=weight_sources.weights_sha256(_weights(path)))
 
 
 def model_of(told: BaseCaptionerConfig, folder: Path | None = None) -> ModelParams:
     """The base captioner as `Captioner.load` takes it; one that is stored lies in the `folder` of the checkpoint."""
     if told.source is None:
         assert folder is not None, "only a checkpoint stores one"
-        return ModelParams(model_path=str(checkpoint.base_folder(folder)))
+        return ModelParams(model_path=str(checkpoint_folder.base_folder(folder)))
     return ModelParams(
         model_path=told.source.id, image_encoder_type=told.image_encoder_type, language_model=told.language_model
     )
@@ -111,7 +111,7 @@ def _loaded(
 ) -> tuple[Captioner, ModelParams]:
     own = model_of(told, None if told.source else captioner_folder(model.path))
     if told.source is not None:
-        checkpoint.check_source(told.source, _weights(own.path))
+        weight_sources.check_source(told.source, _weights(own.path))
     precision: Any = str(dtype).removeprefix("torch.")
     captioner = Captioner.load(
         own.path, **own.told, exact_decode=exact_decode, device=str(device), dtype=precision, prompted=False

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from git_caption.captioner import checkpoint, hub
+from git_caption.captioner import hub, weight_sources
 from git_caption.captioner.groups import in_groups
 from git_caption.errors import UsageError
 from git_caption.images.processor import Preparation
@@ -59,7 +59,7 @@ class Encoding:
         transform = encoder_transform(config, weights, resolution)
         encoder = build_image_encoder(config, weights, resolution).to(device, dtype).eval().requires_grad_(False)
         origin = FeatureOrigin(
-            image_encoder=name, weights=checkpoint.weights_sha256(weights), output=output, transform=transform
+            image_encoder=name, weights=weight_sources.weights_sha256(weights), output=output, transform=transform
         )
         return cls(encoder, transform, origin, exact_decode)
 

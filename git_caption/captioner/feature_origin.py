@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from git_caption.captioner import checkpoint, hub
+from git_caption.captioner import checkpoint, hub, weight_sources
 from git_caption.captioner.legacy import old_file
 from git_caption.captioner.loading import captioner_folder
 from git_caption.errors import UsageError
@@ -48,7 +48,7 @@ def feature_origin(config: CaptionerConfig, model: ModelParams | None, what: Wha
         weights = _stored_sha256(model, "image_encoder.", encoder.architecture or {})
     else:
         source = encoder.weights
-        weights = source.sha256 or checkpoint.weights_sha256(hub.resolve_encoder(source.id, source.revision))
+        weights = source.sha256 or weight_sources.weights_sha256(hub.resolve_encoder(source.id, source.revision))
     return FeatureOrigin(
         image_encoder=encoder.name,
         weights=weights,
@@ -77,7 +77,7 @@ def feature_origins(config: CaptionerConfig, model: ModelParams | None) -> tuple
 
 def pretrained_origin(name: str, transform: TransformConfig) -> FeatureOrigin:
     """The origin of the prefixes that a pretrained captioner makes: BLIP-2's projected queries. Raises WeightsError."""
-    weights = checkpoint.weights_sha256(captioner_folder(name))
+    weights = weight_sources.weights_sha256(captioner_folder(name))
     return FeatureOrigin(image_encoder=name, weights=weights, output="grid", transform=transform, mapper=weights)
 
 

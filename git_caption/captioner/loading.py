@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from git_caption.captioner import checkpoint, hub
+from git_caption.captioner import checkpoint, checkpoint_folder, hub, stored_tensors, weight_sources
 from git_caption.captioner.adapter_files import put_adapter
 from git_caption.captioner.fingerprint import fingerprint
 from git_caption.captioner.legacy import old_file
@@ -49,7 +49,7 @@ def load(
         network, sources = _network(old.config, old.tensors, source, device, dtype, device_map)
         config = _seen_as(old.config, network, model.test_crop_size, model.test_respect_ratio_max)
         tokenizer = load_tokenizer(old.language_model)
-        print_of = fingerprint(config, [*sources, old.language_model], checkpoint.weights_sha256(folder))
+        print_of = fingerprint(config, [*sources, old.language_model], weight_sources.weights_sha256(folder))
         return config, network, tokenizer, print_of
     folder = captioner_folder(model.path)
     config = checkpoint.load_config(folder)
@@ -64,11 +64,11 @@ def load(
         )
     config = replace(config, language_model=replace(config.language_model, quantization=held))
     if config.adapter is not None:
-        put_adapter(network.language_model, config.adapter, checkpoint.adapter_folder(folder))
+        put_adapter(network.language_model, config.adapter, checkpoint_folder.adapter_folder(folder))
         network.requires_grad_(False)
     config = _seen_as(config, network, model.test_crop_size, model.test_respect_ratio_max)
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder))
-    return config, network, tokenizer, fingerprint(config, sources, checkpoint.weights_sha256(folder))
+    tokenizer = load_tokenizer(checkpoint_folder.tokenizer_folder(folder))
+    return config, network, tokenizer, fingerprint(config, sources, weight_sources.weights_sha256(folder))
 
 
 def pretrained_folder(path: str | Path) -> Path | None:
@@ -83,7 +83,7 @@ def pretrained_folder(path: str | Path) -> Path | None:
     if Path(path).expanduser().is_file():
         return None
     folder = captioner_folder(str(path))
-    return None if checkpoint.is_checkpoint(folder) and not checkpoint.is_tuned(folder) else folder
+    return None if checkpoint_folder.is_checkpoint(folder) and not checkpoint_folder.is_tuned(folder) else folder
 
 
 def device_of(name: str) -> torch.device:
@@ -128,14 +128,14 @@ def captioner_folder(path: str, revision: str | None = None) -> Path:
     """The directory of the captioner, of ours or of transformers, that a path or hub id stands for."""
     folder = Path(path).expanduser()
     expected = "a checkpoint directory, a pretrained captioner, or an old tool's .pt file is expected"
-    if not checkpoint.is_checkpoint(folder) and not (folder / checkpoint.CONFIG).is_file():
+    if not checkpoint_folder.is_checkpoint(folder) and not (folder / checkpoint_folder.CONFIG).is_file():
         if folder.is_dir():
             raise UsageError(f"model_path {path!r}: the folder has no config.json; {expected}")
         if not is_hub_id(path):
             raise UsageError(f"model_path {path!r}: there is no such file or folder; {expected}")
         folder = hub.resolve_captioner(path, revision)
-    if not checkpoint.is_checkpoint(folder):
-        settings = checkpoint.read_json(folder)
+    if not checkpoint_folder.is_checkpoint(folder):
+        settings = checkpoint_folder.read_json(folder)
         model_type = settings.get("model_type")
         if not isinstance(model_type, str) or loader(settings) is None:
             seen = f"model_type {model_type!r}" if model_type else "no image_encoder"
@@ -177,7 +177,7 @@ def _network(
     stored = weights is None and quantization_of(config.language_model.architecture) == "none"
     if weights is not None:
         folder = hub.resolve_language_model(weights.id, weights.revision)
-        checkpoint.check_source(weights, folder)
+        weight_sources.check_source(weights, folder)
         sources.append(folder)
         language_model = build_language_model(config.language_model, folder, dtype, device, device_map)
     elif stored:
@@ -187,7 +187,7 @@ def _network(
         language_model = from_stored(config.language_model, own, source, dtype, device, device_map)
 
     network = build_network(config, encoders, language_model, dtype)
-    checkpoint.fill(checkpoint.stored_tensors(config, network), tensors, source)
+    stored_tensors.fill(stored_tensors.of(config, network), tensors, source)
     if stored:  # quantized, or moved, once the weights are in place
         bits = config.language_model.quantization
         network.replace_language_model(converted(language_model, bits, dtype, device, device_map, source))
@@ -201,7 +201,7 @@ def _encoder(config: EncoderConfig, sources: list[Path]) -> ImageEncoder:
     file = None
     if weights is not None:
         file = hub.resolve_encoder(weights.id, weights.revision)
-        checkpoint.check_source(weights, file)
+        weight_sources.check_source(weights, file)
         sources.append(file)
     return build_image_encoder(config.image_encoder, file, config.transform.resolution)
 

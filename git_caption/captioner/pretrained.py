@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from git_caption.captioner import checkpoint, tuned
+from git_caption.captioner import checkpoint, checkpoint_folder, stored_tensors, tuned, weight_sources
 from git_caption.captioner.adapter_files import put_adapter
 from git_caption.captioner.captioner import Captioner, Features, Generated, Identity, Pixels
-from git_caption.captioner.checkpoint import read_json
+from git_caption.captioner.checkpoint_folder import read_json
 from git_caption.captioner.fingerprint import fingerprint
 from git_caption.captioner.groups import in_groups
 from git_caption.captioner.loading import captioner_folder
@@ -132,7 +132,7 @@ def load_pretrained(
         WeightsError: weights, tokenizer or image processor that are not there or do not fit, or that are others than
             those a checkpoint was trained from.
     """
-    if checkpoint.is_tuned(folder):
+    if checkpoint_folder.is_tuned(folder):
         return _load_tuned(folder, quantization, device, dtype, exact_decode)
     settings = read_json(folder)
     model_type = settings["model_type"]
@@ -173,20 +173,20 @@ def _load_tuned(
             "quantize that"
         )
     base = captioner_folder(config.captioner.id, config.captioner.revision)
-    checkpoint.check_source(config.captioner, base)
+    weight_sources.check_source(config.captioner, base)
     captioner = load_pretrained(base, quantization, device, dtype, exact_decode)
     if not isinstance(captioner, PretrainedCaptioner) or captioner.tuned is not None:
         raise WeightsError(
-            f"{folder / checkpoint.CONFIG}: 'captioner': {base} is none that a checkpoint is trained from"
+            f"{folder / checkpoint_folder.CONFIG}: 'captioner': {base} is none that a checkpoint is trained from"
         )
     network = captioner.network
-    checkpoint.fill(tuned.stored_tensors(config, network), checkpoint.read_weights(folder), str(folder))
+    stored_tensors.fill(tuned.tensors_of(config, network), checkpoint.read_weights(folder), str(folder))
     if config.adapter is not None:
-        put_adapter(network.adapted, config.adapter, checkpoint.adapter_folder(folder))
+        put_adapter(network.adapted, config.adapter, checkpoint_folder.adapter_folder(folder))
         network.requires_grad_(False)
     used = replace(captioner.config, prompt=config.prompt, decoding=config.decoding)
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder(folder), network.end_id)
-    print_of = fingerprint(used, [base], checkpoint.weights_sha256(folder))
+    tokenizer = load_tokenizer(checkpoint_folder.tokenizer_folder(folder), network.end_id)
+    print_of = fingerprint(used, [base], weight_sources.weights_sha256(folder))
     return PretrainedCaptioner(
         used, network, tokenizer, captioner.prepare, print_of, exact_decode, captioner.folder, config
     )

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from git_caption.captioner import checkpoint
+from git_caption.captioner import checkpoint, checkpoint_folder, stored_tensors
 from git_caption.captioner.adapter_files import write_adapter
 from git_caption.captioner.repository_files import describing_files
 from git_caption.errors import WeightsError
@@ -39,7 +39,7 @@ def load_config(folder: Path) -> TunedConfig:
     Raises:
         WeightsError: keys or values this version does not know; all listed.
     """
-    config, faults = read(TunedConfig, checkpoint.read_json(folder), str(folder / checkpoint.CONFIG))
+    config, faults = read(TunedConfig, checkpoint_folder.read_json(folder), str(folder / checkpoint_folder.CONFIG))
     if config is None:
         raise WeightsError("; ".join(faults))
     return config
@@ -55,22 +55,22 @@ def load_defaults(folder: Path) -> DefaultsConfig | None:
     return config
 
 
-def stored_tensors(config: TunedConfig, network: PretrainedNetwork) -> list[tuple[list[str], Tensor]]:
+def tensors_of(config: TunedConfig, network: PretrainedNetwork) -> list[tuple[list[str], Tensor]]:
     """What model.safetensors holds: (names of tied tensors, sorted; the tensor), in order of the first names."""
     tensors = without_adapter(network.model.state_dict())
     parts = [part for part in network.modules_of if part in config.stored]
     own = {name: tensor for name, tensor in tensors.items() if any(network.is_in(name, part) for part in parts)}
-    return checkpoint.tied(own)
+    return stored_tensors.tied(own)
 
 
 def save(config: TunedConfig, network: PretrainedNetwork, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a checkpoint, or replace the one in `folder`; killed at any moment, the old or the new one is there."""
-    with checkpoint.replaced(folder) as new:
+    with checkpoint_folder.replaced(folder) as new:
         checkpoint.write_config(replace(config, versions=checkpoint.versions()), new)
-        tokenizer.save_pretrained(new / checkpoint.TOKENIZER)
-        checkpoint.write_weights(stored_tensors(config, network), new)
+        tokenizer.save_pretrained(new / checkpoint_folder.TOKENIZER)
+        checkpoint.write_weights(tensors_of(config, network), new)
         if config.adapter is not None:
-            write_adapter(network.adapted, None, new / checkpoint.ADAPTER)
+            write_adapter(network.adapted, None, new / checkpoint_folder.ADAPTER)
 
 
 def save_whole(network: PretrainedNetwork, base: Path, defaults: DefaultsConfig, folder: Path) -> None:
@@ -96,7 +96,7 @@ def save_whole(network: PretrainedNetwork, base: Path, defaults: DefaultsConfig,
         written = [path for path in new.rglob("*") if path.is_file()]
         for path in written:
             shutil.copymode(new / DEFAULTS, path)  # safetensors writes for the owner alone, whatever the umask
-        for path in sorted(written, key=lambda path: path.name == checkpoint.CONFIG):
+        for path in sorted(written, key=lambda path: path.name == checkpoint_folder.CONFIG):
             target = folder / path.relative_to(new)
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)

@@ -165,14 +165,14 @@ def _rows(number: int, count: int) -> range:
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
-    from git_caption.captioner import checkpoint, hub
+    from git_caption.captioner import checkpoint_folder, hub
     from git_caption.text.tokenizer import load_tokenizer
 
     folder = Path(name)
     if not folder.is_dir():
         folder = hub.resolve_language_model(name, weights=False)
-    elif (folder / checkpoint.TOKENIZER).is_dir():
-        folder = checkpoint.tokenizer_folder(folder)
+    elif (folder / checkpoint_folder.TOKENIZER).is_dir():
+        folder = checkpoint_folder.tokenizer_folder(folder)
     return load_tokenizer(folder)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from git_caption import processes
-from git_caption.captioner import checkpoint
+from git_caption.captioner import checkpoint, checkpoint_folder
 from git_caption.captioner.base import model_of, source_of
 from git_caption.captioner.captioner import BATCH_SIZE, Captioner
 from git_caption.captioner.feature_origin import feature_origins
@@ -170,7 +170,7 @@ def _base_in(model: ModelParams) -> BaseCaptionerConfig | None:
     if Path(model.path).expanduser().is_file():
         return None
     folder = captioner_folder(model.path)
-    return checkpoint.load_config(folder).base if checkpoint.is_checkpoint(folder) else None
+    return checkpoint.load_config(folder).base if checkpoint_folder.is_checkpoint(folder) else None
 
 
 def _rows(opened: OpenedSet, captioner: Captioner, model: ModelParams) -> Uncaptioned:

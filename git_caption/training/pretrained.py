@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from git_caption.captioner import checkpoint, tuned
+from git_caption.captioner import tuned, weight_sources
 from git_caption.captioner.captioner import Captioner
 from git_caption.captioner.loading import pretrained_folder
 from git_caption.captioner.pretrained import PretrainedCaptioner
@@ -193,4 +193,4 @@ def _trained_parts(network: PretrainedNetwork, params: TuningParams, source: str
 
 def _source(name: str, captioner: PretrainedCaptioner) -> WeightsSource:
     assert captioner.folder is not None, "it was loaded"
-    return WeightsSource(name, sha256=checkpoint.weights_sha256(captioner.folder))
+    return WeightsSource(name, sha256=weight_sources.weights_sha256(captioner.folder))

@@ -199,9 +199,14 @@ def _require_cider(params: TrainingParams) -> None:
 
 def _require_no_model(folder: Path) -> None:
     """Refuse to replace a model; what a run that did not end has left, its journal, is no model."""
-    from git_caption.captioner import checkpoint
+    from git_caption.captioner import checkpoint_folder
 
-    for name in (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.TOKENIZER, checkpoint.WRITTEN):
+    for name in (
+        checkpoint_folder.CONFIG,
+        checkpoint_folder.WEIGHTS,
+        checkpoint_folder.TOKENIZER,
+        checkpoint_folder.WRITTEN,
+    ):
         if (folder / name).exists():
             raise UsageError(
                 f"'output_dir': {folder} holds {name!r} of an earlier model, which is not overwritten: name another "

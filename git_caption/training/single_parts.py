@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from git_caption.captioner import checkpoint, hub
+from git_caption.captioner import hub, weight_sources
 from git_caption.errors import UsageError
 from git_caption.model.clip_text import ClipText
 from git_caption.model.device_map import DeviceMap
@@ -120,11 +120,11 @@ def image_encoder_of(
     """The encoder and, where it stays as it is, the source that the checkpoint refers to."""
     source, weights = _source(config), _encoder_weights(config)
     if weights is not None:
-        checkpoint.check_source(source, weights)
+        weight_sources.check_source(source, weights)
     image_encoder = build_image_encoder(config, weights, resolution)
     if trained or weights is None:
         return image_encoder, None
-    return image_encoder, replace(source, sha256=checkpoint.weights_sha256(weights))
+    return image_encoder, replace(source, sha256=weight_sources.weights_sha256(weights))
 
 
 def _encoder_weights(config: ImageEncoderConfig) -> Path | None:
@@ -160,8 +160,8 @@ def language_model_of(
         return converted(model, "none", torch.float32, device, device_map), config
     source = _source(config)
     folder = hub.resolve_language_model(source.id, source.revision)
-    checkpoint.check_source(source, folder)
+    weight_sources.check_source(source, folder)
     model = build_language_model(config, folder, torch.float32, device, device_map)
     held = quantization_of(model.config.to_diff_dict())
-    kept = None if trained else replace(source, sha256=checkpoint.weights_sha256(folder))
+    kept = None if trained else replace(source, sha256=weight_sources.weights_sha256(folder))
     return model, replace(config, weights=kept, quantization=held)

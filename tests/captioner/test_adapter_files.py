@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from git_caption.captioner import checkpoint
+from git_caption.captioner import weight_sources
 from git_caption.captioner.captioner import Captioner
 from git_caption.captioner.repository_files import checkpoint_files
 from git_caption.errors import WeightsError
@@ -101,14 +101,14 @@ def test_an_adapter_computes_where_its_layers_do(published, tmp_path):
 
 def test_the_fingerprint_tells_of_the_adapter(published, tmp_path):
     adapted(small_captioner(published("gpt2"), "gpt2")).save(tmp_path)
-    print_of, digest = Captioner.load(tmp_path, device="cpu").fingerprint, checkpoint.weights_sha256(tmp_path)
+    print_of, digest = Captioner.load(tmp_path, device="cpu").fingerprint, weight_sources.weights_sha256(tmp_path)
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
     next(iter(tensors.values())).add_(1)
     save_file(tensors, file)
 
     assert Captioner.load(tmp_path, device="cpu").fingerprint != print_of
-    assert checkpoint.weights_sha256(tmp_path) != digest
+    assert weight_sources.weights_sha256(tmp_path) != digest
 
 
 def test_an_adapter_that_is_not_the_one_told_of_is_refused(published, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from git_caption.captioner import checkpoint
+from git_caption.captioner import checkpoint, weight_sources
 from git_caption.captioner.captioner import Captioner
 from git_caption.errors import WeightsError
 from git_caption.params.model import WeightsSource
@@ -178,18 +178,20 @@ def test_frozen_parts_are_referred_to_and_checked(make_captioner, language_model
 def test_the_sum_of_a_checkpoint_is_that_of_what_can_change_a_text(make_captioner, tmp_path):
     captioner = make_captioner()
     captioner.save(tmp_path / "model")
-    first = checkpoint.weights_sha256(tmp_path / "model")
+    first = weight_sources.weights_sha256(tmp_path / "model")
     (tmp_path / "model" / "captions.json").write_text("[]")
     (tmp_path / "model" / "last").mkdir()
     shutil.copytree(tmp_path / "model", tmp_path / "moved")
-    assert checkpoint.weights_sha256(tmp_path / "model") == checkpoint.weights_sha256(tmp_path / "moved") == first
+    assert (
+        weight_sources.weights_sha256(tmp_path / "model") == weight_sources.weights_sha256(tmp_path / "moved") == first
+    )
     prints = {Captioner.load(tmp_path / name).fingerprint for name in ("model", "moved")}
     assert len(prints) == 1
     changed(tmp_path / "moved", lambda tensors: tensors["mapper.model.0.bias"].add_(1))
-    assert checkpoint.weights_sha256(tmp_path / "moved") != first
+    assert weight_sources.weights_sha256(tmp_path / "moved") != first
     assert Captioner.load(tmp_path / "moved").fingerprint not in prints
     file = tmp_path / "model" / "model.safetensors"
-    assert checkpoint.weights_sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert weight_sources.weights_sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_saving_leaves_the_other_files_of_the_folder(make_captioner, tmp_path):

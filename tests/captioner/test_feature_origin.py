@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from git_caption import Captioner
-from git_caption.captioner import checkpoint
+from git_caption.captioner import checkpoint, weight_sources
 from git_caption.captioner.feature_origin import feature_origin
 from git_caption.errors import UsageError
 from git_caption.params.infer import ModelParams
@@ -60,7 +60,7 @@ def test_a_frozen_encoder_is_told_by_the_sha256_of_its_weights(make_captioner, t
     config = make_captioner().config
     weights = tmp_path / "clip.safetensors"
     save_file({"visual.a": torch.zeros(2)}, weights)
-    sum_of = checkpoint.weights_sha256(weights)
+    sum_of = weight_sources.weights_sha256(weights)
     for source in (WeightsSource(str(weights)), WeightsSource("not/there", sha256=sum_of)):
         frozen = replace(config, image_encoder=replace(config.image_encoder, weights=source))
         assert feature_origin(frozen, None).weights == sum_of

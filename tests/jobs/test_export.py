@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from git_caption.captioner import checkpoint
+from git_caption.captioner import checkpoint, weight_sources
 from git_caption.captioner.captioner import Captioner
 from git_caption.jobs.main import main
 from git_caption.model.clip_vision import OPENAI_MARKS
@@ -39,7 +39,7 @@ def test_frozen_parts_are_stored_and_nothing_else_is_needed(quantization, parts,
         pytest.importorskip("bitsandbytes")
     clip, language_model = parts
     captioner = small_captioner(language_model)
-    sources = [WeightsSource(str(path), sha256=checkpoint.weights_sha256(path)) for path in parts]
+    sources = [WeightsSource(str(path), sha256=weight_sources.weights_sha256(path)) for path in parts]
     config = replace(
         captioner.config,
         image_encoder=ImageEncoderConfig(str(clip), weights=sources[0], output="pooled"),

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from git_caption.captioner.checkpoint import weights_sha256
 from git_caption.captioner.hub import resolve_encoder, resolve_language_model
+from git_caption.captioner.weight_sources import weights_sha256
 from git_caption.errors import UsageError, WeightsError
 from git_caption.model.folder import architecture_of
 from git_caption.model.quantization import Quantization
