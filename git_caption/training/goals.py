@@ -137,7 +137,8 @@ def _contrastive(params: TrainingParams, data: TrainingData, device: torch.devic
     tokenizer = single_parts.build_tokenizer(params.parts, data)
     image_encoder, clip_text = single_parts.build_clip(params.parts, tokenizer, device)
     pixels = single_parts.transform_of(params.parts.image_encoder, params.parts)
-    save_it = partial(_save_encoder, image_encoder, params.parts.image_encoder.architecture, pixels.resolution)
+    architecture = params.parts.image_encoder.architecture or image_encoder.architecture  # told, or beside its weights
+    save_it = partial(_save_encoder, image_encoder, architecture, pixels.resolution)
     collate = Collate(tokenizer, PromptConfig(), captions=1, questions=0)
     return Goal(ContrastiveObjective(image_encoder, clip_text), collate, save_it, pixels)
 

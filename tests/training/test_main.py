@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from git_caption.errors import UsageError
 from git_caption.jobs.shapes import make
+from git_caption.model.clip_table import DESCRIPTION
 from git_caption.model.language import build_language_model
 from git_caption.params.model import LanguageModelConfig
 from git_caption.params.shapes import ShapesDataParams
@@ -130,6 +131,13 @@ def test_frozen_parts_keep_their_weights_and_are_referred_to(data, tmp_path):
     assert {name.split(".")[0] for name in stored} == {"mapper", "language_model"}
     written = json.loads((out / "config.json").read_text())["image_encoder"]["weights"]
     assert written["id"] == str(weights) and len(written["sha256"]) == 64
+
+    further = tmp_path / "further"
+    encoder = {"name": str(weights), "output": "pooled"}
+    config = _config(data, further, objective="contrastive", image_encoder=encoder, question_tsv=None)
+    assert main(["--config", config]) == 0
+    described = [json.loads((folder / DESCRIPTION).read_text()) for folder in (clip, further)]
+    assert described[0] == described[1]
 
     named = tmp_path / "named"
     encoder = {"name": str(weights), "output": "grid"}
