@@ -260,8 +260,9 @@ def _sources(params: TrainingParams) -> tuple[Sources, list[ImageEncoder]]:
     """What prefixes are made from, and the image encoders; none where prefixes are stored."""
     told = params.parts
     if told.mixes_stored:
-        assert params.dataset.features is not None, "checked with the parameters"
-        return stored_sources(params.dataset.features), []
+        first = params.dataset.sets[0].features  # those of other data sets have to be of the same captioners
+        assert first is not None, "checked with the parameters"
+        return stored_sources(first), []
     described, encoders = [], []
     for one in told.image_encoders:
         transform = transform_of(one, told)

@@ -170,6 +170,16 @@ def test_the_mixing_alone_is_trained_on_prefixes_that_others_have_stored(data, p
     assert "name the files in the order of the image encoders" in capsys.readouterr().err
 
 
+def test_the_prefixes_of_several_data_sets_are_of_the_same_captioners(data, parts, tmp_path, capsys):
+    splits = ("train", "test")
+    sets = ",".join(str(data / f"{split}.img.tsv") for split in splits)
+    features = ",".join(stored_prefixes(data, parts, tmp_path, split) for split in splits)
+    told = ["-lm", str(parts / "opt"), "--bs", "10", "--epochs", "1", "--num_workers", "0", "--device", "cpu"]
+    out = ["--output_dir", str(tmp_path / "out")]
+    assert main(["--mixing", "cnn", "--data", sets, "--features", features, *told, *out]) == 0, capsys.readouterr().err
+    assert load_file(tmp_path / "out" / "model.safetensors")["mapper.mixing.weight"].shape == (1, 2, 1, 1)
+
+
 def test_the_config_of_this_family_trains(data, parts, tmp_path, capsys):
     told = ["--config", str(CONFIG), "-iet", names(parts), "--epochs", "0.5"]
     assert run(data, parts, tmp_path / "out", *told) == 0, capsys.readouterr().err

@@ -123,7 +123,7 @@ class PartsParams:
                 yield ("init_from", "objective"), "'init_from': a captioner's checkpoint holds no text tower"
         else:
             if self.image_encoder is None and self.mixing is None:
-                yield ("image_encoder",), "missing key 'image_encoder', or 'init_from': the visual tower"
+                yield ("image_encoder", "mixing"), "missing key 'image_encoder', or 'init_from': the visual tower"
             if self.language_model is None and self.objective == "caption":
                 yield ("language_model",), "missing key 'language_model', or 'init_from': the language model"
         yield from self._check_mixing()
