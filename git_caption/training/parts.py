@@ -19,7 +19,7 @@ from git_caption.model.build import build_network
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
 from git_caption.model.language import checkpoint_blocks, context_length
-from git_caption.model.mixing import MixedMapper
+from git_caption.model.mixing import NO_IMAGES, MixedMapper
 from git_caption.model.vision import ImageEncoder
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.device_split import DeviceSplit, read_split
@@ -194,6 +194,9 @@ def _continued(params: TrainingParams, device: torch.device) -> Parts:
             f"{told.init_from}: its transform keeps the shape of images ('resize': 'keep'), and training takes "
             "squares; set 'resize' in its config.json to 'crop' or 'squash'"
         )
+    sets = (params.dataset, params.validation.dataset(params.dataset))
+    if config.mixes_stored and not all(one.stored for one in sets if one is not None):
+        raise UsageError(f"{told.init_from}: {NO_IMAGES} ('val_features' in a validation set)")
     if tuning.train_image_encoder:
         if config.mixes_stored:
             raise UsageError(f"'train_image_encoder': {told.init_from} has none, for it mixes stored prefixes")

@@ -165,6 +165,19 @@ def test_the_mixing_alone_is_trained_on_prefixes_that_others_have_stored(data, p
     capsys.readouterr()
     assert job("test_git_inference_single_tsv", image_tsv=str(data / "test.img.tsv"), **model, **out) == 2
     assert "give 'features'" in capsys.readouterr().err
+    before = ["--init_from", str(tmp_path / "mixed"), "--image_tsv", str(data / "train.img.tsv")]
+    before += [
+        "--caption_tsv",
+        str(data / "train.caption.tsv"),
+        "--output_dir",
+        str(tmp_path / "on"),
+        "--device",
+        "cpu",
+    ]
+    assert main(before) == 2
+    assert "no image is looked at: give 'features'" in capsys.readouterr().err
+    assert main([*before, "--features", features, *val[:4]]) == 2
+    assert "('val_features' in a validation set)" in capsys.readouterr().err
     other_order = ",".join(reversed(features.split(",")))
     assert job("test_git_inference_single_tsv", features=other_order, **model, **out) == 2
     assert "name the files in the order of the image encoders" in capsys.readouterr().err

@@ -139,9 +139,6 @@ class PartsParams:
         concerned = ("mixing", "image_encoder")
         if "" in names:
             yield concerned, f"'image_encoder.name': expected names divided by commas, found {','.join(names)!r}"
-        if len(names) > 1 and self.mixing is None and self.objective != "language":
-            listed = ", ".join(map(repr, names))
-            yield concerned, f"missing key 'mixing': cnn, hprod or mix-qdim, for {len(names)} image encoders: {listed}"
         if len(names) == 1 and self.mixing is not None:
             yield concerned, f"'mixing': of two image encoders at least, and there is one, {names[0]!r}"
         if self.mixing is not None and self.objective != "caption":

@@ -47,10 +47,22 @@ def test_prefixes_of_any_encoders_are_of_one_length_unless_told_otherwise(told, 
     assert (parts.mapper.type, parts.image_encoder.output) == expected
 
 
-def test_a_mixing_that_there_is_not_is_one_fault(told):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"model_key": "mixqdim", "features": "a,b"}, r"'mixing': expected .*; did you mean 'mix-qdim'\?"),
+        ({"image_encoder_type": TWO, "fusion": "cross_attention"}, r"'mixing': is of prefixes, .* name one image .*"),
+    ],
+)
+def test_one_fault_is_one_line(told, flags, message):
     with pytest.raises(UsageError) as error:
-        settled(told, model_key="mixqdim", features="a,b")
-    assert re.fullmatch(r"run.yaml: 'mixing': expected .*; did you mean 'mix-qdim'\?", str(error.value)), error.value
+        settled(told, **flags)
+    assert re.fullmatch(f"run.yaml: {message}", str(error.value)), error.value
+
+
+def test_the_preset_is_told_in_one_line(told):
+    (line,) = str(settle(told, {"model_key": "cnn", "features": "a,b"}, "run.yaml")).splitlines()
+    assert r"prompt.end '\n', " in line
 
 
 def test_the_old_line_mixes_stored_prefixes_before_a_frozen_opt(told):
