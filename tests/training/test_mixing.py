@@ -165,15 +165,8 @@ def test_the_mixing_alone_is_trained_on_prefixes_that_others_have_stored(data, p
     capsys.readouterr()
     assert job("test_git_inference_single_tsv", image_tsv=str(data / "test.img.tsv"), **model, **out) == 2
     assert "give 'features'" in capsys.readouterr().err
-    before = ["--init_from", str(tmp_path / "mixed"), "--image_tsv", str(data / "train.img.tsv")]
-    before += [
-        "--caption_tsv",
-        str(data / "train.caption.tsv"),
-        "--output_dir",
-        str(tmp_path / "on"),
-        "--device",
-        "cpu",
-    ]
+    before = ["--init_from", str(tmp_path / "mixed"), "--output_dir", str(tmp_path / "on"), "--device", "cpu"]
+    before += ["--image_tsv", str(data / "train.img.tsv"), "--caption_tsv", str(data / "train.caption.tsv")]
     assert main(before) == 2
     assert "no image is looked at: give 'features'" in capsys.readouterr().err
     assert main([*before, "--features", features, *val[:4]]) == 2
