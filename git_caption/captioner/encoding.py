@@ -108,7 +108,7 @@ def encoded_in_batches(encode: Callable[[Any], Features], pixels: Pixels, batch_
 
     Raises UsageError where there is no image.
     """
-    if not pixels:
+    if len(pixels) == 0:  # an array of images, too
         raise UsageError("no images to encode: expected one or more")
 
     def of(batch: list[int]) -> list[Features]:
