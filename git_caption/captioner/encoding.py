@@ -104,7 +104,12 @@ def joint_preparation(config: CaptionerConfig, encoder: ImageEncoder) -> Prepara
 
 
 def encoded_in_batches(encode: Callable[[Any], Features], pixels: Pixels, batch_size: int) -> Features:
-    """The features of one or more images uint8[3, H, W], `batch_size` of one shape at once, padded where needed."""
+    """The features of one or more images uint8[3, H, W], `batch_size` of one shape at once, padded where needed.
+
+    Raises UsageError where there is no image.
+    """
+    if len(pixels) == 0:  # an array of images, too
+        raise UsageError("no images to encode: expected one or more")
 
     def of(batch: list[int]) -> list[Features]:
         found = encode(np.stack([pixels[index] for index in batch]))

@@ -13,6 +13,7 @@ d = D_l / H.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -43,6 +44,10 @@ class Seen:
 
     projected: dict[str, tuple[Tensor, Tensor]]
     mask: Tensor | None
+
+
+# of the language model that computes now; threads may share it, and each looks at images of its own
+_GIVEN: ContextVar[tuple[Seen, Tensor] | None] = ContextVar("_GIVEN", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +122,6 @@ class CrossAttention(nn.Module):
     def __init__(self, blocks: Sequence[int], width: int, vision_width: int, heads: int) -> None:
         super().__init__()
         self.layers = nn.ModuleDict({str(block): CrossAttentionLayer(width, vision_width, heads) for block in blocks})
-        self._given: tuple[Seen, Tensor] | None = None
         self._hooks: list[Any] = []
 
     def join(self, model: PreTrainedModel) -> None:
@@ -144,16 +148,16 @@ class CrossAttention(nn.Module):
 
     def _begin(self, _: nn.Module, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         seen, images = options.pop("seen", None), options.pop("images", None)
-        self._given = None if seen is None else (seen, images)
+        _GIVEN.set(None if seen is None else (seen, images))
         return args, options
 
     def _end(self, *_: Any) -> None:
-        self._given = None
+        _GIVEN.set(None)
 
     def _look(self, name: str, _: nn.Module, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        if self._given is None:
+        if (given := _GIVEN.get()) is None:
             return None
-        seen, images = self._given
+        seen, images = given
         look = partial(self.layers[name], mask=seen.mask, images=images)
         if args:
             return (look(args[0], *seen.projected[name]), *args[1:]), options
@@ -187,6 +191,10 @@ class CrossAttentionNetwork(GitNetwork):
         """Take another language model, with the layers in it."""
         super().replace_language_model(language_model)
         self.cross_attention.join(language_model)
+
+    def compile_for_training(self) -> None:
+        """Raises UsageError: what is compiled would not look at the images."""
+        raise UsageError("'compile': layers of cross_attention cannot be compiled; leave it out")
 
     def prefixed(self, features: Features) -> Prefix:
         """A prefix of no rows, and what the language model looks at in its place.

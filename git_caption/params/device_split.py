@@ -52,6 +52,8 @@ def read_split(text: str) -> DeviceSplit:
         ends.append(int(end))
     if not all(device.isdecimal() or device in ("cpu", "disk") for device in [*devices, last]):
         raise ValueError(EXPECTED)
+    if ends != sorted(set(ends)):
+        raise ValueError("expected each device to end before a later block than the one before it, or it gets none")
     return DeviceSplit((*devices, last), tuple(ends))
 
 

@@ -86,6 +86,8 @@ class _Builder:
             self.add(resolve(event.value, start) if plain else whole(event.value, start))
             return
         value = resolve(event.value, start) if plain else whole(event.value, start)
+        if type(value) is int:
+            value = event.value  # the number of a GPU, as in {0: 10GiB, cpu: 30GiB}
         if not isinstance(value, str):
             raise SpellingFault(start, f"expected a text as key, found {event.value or 'nothing'}", certain=True)
         if value in self.open[-1]:

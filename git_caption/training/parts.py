@@ -19,7 +19,7 @@ from git_caption.model.build import build_network
 from git_caption.model.device_map import DeviceMap
 from git_caption.model.git import GitNetwork
 from git_caption.model.language import checkpoint_blocks, context_length
-from git_caption.model.mixing import MixedMapper
+from git_caption.model.mixing import NO_IMAGES, MixedMapper
 from git_caption.model.vision import ImageEncoder
 from git_caption.params.decoding import DecodingParams
 from git_caption.params.device_split import DeviceSplit, read_split
@@ -194,6 +194,9 @@ def _continued(params: TrainingParams, device: torch.device) -> Parts:
             f"{told.init_from}: its transform keeps the shape of images ('resize': 'keep'), and training takes "
             "squares; set 'resize' in its config.json to 'crop' or 'squash'"
         )
+    sets = (params.dataset, params.validation.dataset(params.dataset))
+    if config.mixes_stored and not all(one.stored for one in sets if one is not None):
+        raise UsageError(f"{told.init_from}: {NO_IMAGES} ('val_features' in a validation set)")
     if tuning.train_image_encoder:
         if config.mixes_stored:
             raise UsageError(f"'train_image_encoder': {told.init_from} has none, for it mixes stored prefixes")
@@ -260,8 +263,9 @@ def _sources(params: TrainingParams) -> tuple[Sources, list[ImageEncoder]]:
     """What prefixes are made from, and the image encoders; none where prefixes are stored."""
     told = params.parts
     if told.mixes_stored:
-        assert params.dataset.features is not None, "checked with the parameters"
-        return stored_sources(params.dataset.features), []
+        first = params.dataset.sets[0].features  # those of other data sets have to be of the same captioners
+        assert first is not None, "checked with the parameters"
+        return stored_sources(first), []
     described, encoders = [], []
     for one in told.image_encoders:
         transform = transform_of(one, told)

@@ -278,6 +278,8 @@ def test_wrong_calls_say_so(make_captioner, pictures):
         captioner.answer(pictures, "why")
     assert captioner.caption([]) == []
     assert captioner.describe([], [], captioner.decoding(DecodingParams(), "caption"), []) == []
+    with pytest.raises(UsageError, match="no images to encode: expected one or more"):
+        captioner.encode_many([], 2)
 
 
 def test_a_checkpoint_describes_itself(make_captioner, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -189,6 +191,27 @@ def test_an_error_of_the_language_model_leaves_nothing_behind():
         net.language_model(inputs_embeds=text).logits,
         network("gpt2", gate=0.0).language_model(inputs_embeds=text).logits,
     )
+
+
+def test_threads_look_at_their_own_images():
+    net = network("gpt2")
+    inputs = [net.language_inputs(features().select(torch.tensor([image])), [[5, 6]]) for image in range(2)]
+    wanted = [net.language_model(**one).logits for one in inputs]
+    both_begun = Barrier(2, timeout=60)
+
+    def begin_together(*_):
+        both_begun.wait()
+
+    net.language_model.transformer.drop.register_forward_pre_hook(begin_together)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda one: net.language_model(**one).logits, inputs))
+    for own, alone in zip(found, wanted, strict=True):
+        torch.testing.assert_close(own, alone, atol=ATOL, rtol=0)
+
+
+def test_the_layers_are_not_compiled():
+    with pytest.raises(UsageError, match="'compile': layers of cross_attention cannot be compiled"):
+        network("gpt2").compile_for_training()
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,12 @@ def test_other_texts_are_refused(text):
         read_split(text)
 
 
+@pytest.mark.parametrize("text", ["1:11,2:4,3", "0:4,1:4,2"])
+def test_a_device_without_blocks_is_told(text):
+    with pytest.raises(ValueError, match="expected each device to end before a later block"):
+        read_split(text)
+
+
 @pytest.mark.parametrize(("device", "pn"), [("1234", "411"), ("123", "4"), ("123", "41111"), ("12", "a")])
 def test_other_figures_are_refused(device, pn):
     with pytest.raises(ValueError, match=r"'(device|pn)': expected"):

@@ -80,6 +80,7 @@ def test_no_text_gets_past_as_anything_but_a_dict_or_one_line_of_error(text: str
         ('{"type": "x", "a": "\\ud83d\\ude00 \\u00fc \\/"}', ["😀 ü /"]),
         ("{'type': 'x', 'a': 'C:\\\\new', 'b': '\\x41\\101\\q'}", ["C:\\new", "AA\\q"]),
         ("{'type': 'x', # what\n 'a': 1}  # done", [1]),
+        ("{'type': 'x', 'a': {0: '10GiB', 'cpu': 1}}", [{"0": "10GiB", "cpu": 1}]),
         ("{type: x, a: NaN, b: __import__('os').system('x')}", ["NaN", "__import__('os').system('x')"]),
     ],
 )
@@ -108,7 +109,7 @@ def test_spellings(text: str, expected: list[Any]) -> None:
         ("{'a': 1, 'a': 2}", r"column 10: key 'a' is given twice"),
         ("{a: 1, 'a': 2}", r"column 8: key 'a' is given twice"),
         ("{a: what is it?}", r"column 15: expected ',' or '\}', but got '\?'; put texts in quotes"),
-        ("{1: 2}", r"column 2: expected a text as key, found 1"),
+        ("{1.5: 2}", r"column 2: expected a text as key, found 1.5"),
         ("{[a]: 2}", r"column 2: expected a text as key, found a list or dict"),
         ("{'a': !!python/object/apply:os.system ['x']}", r"column 7: YAML tags are not taken"),
         ("{'a': &x [1], b: *x}", r"column 7: YAML anchors and aliases are not taken"),

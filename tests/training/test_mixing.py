@@ -165,9 +165,25 @@ def test_the_mixing_alone_is_trained_on_prefixes_that_others_have_stored(data, p
     capsys.readouterr()
     assert job("test_git_inference_single_tsv", image_tsv=str(data / "test.img.tsv"), **model, **out) == 2
     assert "give 'features'" in capsys.readouterr().err
+    before = ["--init_from", str(tmp_path / "mixed"), "--output_dir", str(tmp_path / "on"), "--device", "cpu"]
+    before += ["--image_tsv", str(data / "train.img.tsv"), "--caption_tsv", str(data / "train.caption.tsv")]
+    assert main(before) == 2
+    assert "no image is looked at: give 'features'" in capsys.readouterr().err
+    assert main([*before, "--features", features, *val[:4]]) == 2
+    assert "('val_features' in a validation set)" in capsys.readouterr().err
     other_order = ",".join(reversed(features.split(",")))
     assert job("test_git_inference_single_tsv", features=other_order, **model, **out) == 2
     assert "name the files in the order of the image encoders" in capsys.readouterr().err
+
+
+def test_the_prefixes_of_several_data_sets_are_of_the_same_captioners(data, parts, tmp_path, capsys):
+    splits = ("train", "test")
+    sets = ",".join(str(data / f"{split}.img.tsv") for split in splits)
+    features = ",".join(stored_prefixes(data, parts, tmp_path, split) for split in splits)
+    told = ["-lm", str(parts / "opt"), "--bs", "10", "--epochs", "1", "--num_workers", "0", "--device", "cpu"]
+    out = ["--output_dir", str(tmp_path / "out")]
+    assert main(["--mixing", "cnn", "--data", sets, "--features", features, *told, *out]) == 0, capsys.readouterr().err
+    assert load_file(tmp_path / "out" / "model.safetensors")["mapper.mixing.weight"].shape == (1, 2, 1, 1)
 
 
 def test_the_config_of_this_family_trains(data, parts, tmp_path, capsys):

@@ -123,7 +123,7 @@ class PartsParams:
                 yield ("init_from", "objective"), "'init_from': a captioner's checkpoint holds no text tower"
         else:
             if self.image_encoder is None and self.mixing is None:
-                yield ("image_encoder",), "missing key 'image_encoder', or 'init_from': the visual tower"
+                yield ("image_encoder", "mixing"), "missing key 'image_encoder', or 'init_from': the visual tower"
             if self.language_model is None and self.objective == "caption":
                 yield ("language_model",), "missing key 'language_model', or 'init_from': the language model"
         yield from self._check_mixing()
@@ -139,9 +139,6 @@ class PartsParams:
         concerned = ("mixing", "image_encoder")
         if "" in names:
             yield concerned, f"'image_encoder.name': expected names divided by commas, found {','.join(names)!r}"
-        if len(names) > 1 and self.mixing is None and self.objective != "language":
-            listed = ", ".join(map(repr, names))
-            yield concerned, f"missing key 'mixing': cnn, hprod or mix-qdim, for {len(names)} image encoders: {listed}"
         if len(names) == 1 and self.mixing is not None:
             yield concerned, f"'mixing': of two image encoders at least, and there is one, {names[0]!r}"
         if self.mixing is not None and self.objective != "caption":

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from git_caption.params.model import MixingType
 from git_caption.params.training.captioners import VISION_ENCODER_DECODER, captioner_family
 
 PresetName = Literal["git", "clipcap", "clipcap_opt", "nice", "instagram", "blip", "vit_gpt2", "llama_ca"]
@@ -69,6 +70,17 @@ _DECODER = {
 _BY_LORA = {"tune": "lora"}
 _LORA = Case("tune", "lora", {"lora_rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.1})
 
+# Mappers whose prefixes can be mixed, whatever the image encoders; the tool itself has one encoder.
+_OF_ONE_LENGTH = tuple(
+    case
+    for kind in get_args(MixingType)
+    for case in (
+        Case("mixing", kind, {"image_encoder.output": "pooled"}, unless={"mapper.type": "transformer"}),
+        Case("image_encoder.output", "pooled", {"mapper.type": "mlp"}, only={"mixing": kind}),
+        Case("image_encoder.output", "grid", {"mapper.type": "transformer"}, only={"mixing": kind}),
+    )
+)
+
 PRESETS: Mapping[PresetName, Preset] = {
     "git": Preset(
         tool="kevin671/generative-image-to-text",
@@ -83,6 +95,7 @@ PRESETS: Mapping[PresetName, Preset] = {
             "weight_decay": 0.01,
         },
         cases=(
+            *_OF_ONE_LENGTH,
             Case("mapper.type", "mlp", {"image_encoder.output": "pooled"}),
             Case(
                 "language_model.name",

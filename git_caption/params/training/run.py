@@ -92,6 +92,10 @@ class TrainingParams:
 
     def _check_mixing(self) -> Iterator[tuple[tuple[str, ...], str]]:
         parts, dataset, validated = self.parts, self.dataset, self.validation.dataset(self.dataset)
+        names = [encoder.name for encoder in parts.image_encoders]
+        if len(names) > 1 and parts.mixing is None and not self.fusion.crosses and parts.objective != "language":
+            message = f"cnn, hprod or mix-qdim, for {len(names)} image encoders: {', '.join(map(repr, names))}"
+            yield ("mixing", "image_encoder"), f"missing key 'mixing': {message}"
         if parts.mixing is not None and dataset.pickled:
             yield ("mixing", "data"), "'mixing': a pickle of ClipCap's holds the features of one image encoder"
         if parts.init_from is not None or dataset.pickled:
@@ -127,10 +131,10 @@ class TrainingParams:
         if self.parts.objective != "caption":
             message = f"'fusion': cross_attention is of captioners, and objective {self.parts.objective} trains none"
             yield ("fusion", "objective"), message
-        if self.parts.mixing is not None:
+        if self.parts.mixing is not None or len(self.parts.image_encoders) > 1:
             yield (
-                ("mixing", "fusion"),
-                "'mixing': is of prefixes, and cross-attention has none; leave one of the two out",
+                ("mixing", "image_encoder", "fusion"),
+                "'mixing': is of prefixes, and cross-attention has none: name one image encoder and leave 'mixing' out",
             )
         if self.computing.compile:
             yield ("compile", "fusion"), "'compile': layers of cross_attention cannot be compiled; leave it out"

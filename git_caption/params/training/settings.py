@@ -43,7 +43,8 @@ class Settings:
         name = self.params.preset
         if name is None:
             return "preset none: the defaults that --help tells"
-        shown = ", ".join(f"{key} {value}" for key, value in self.defaults.items()) or "nothing that is not told"
+        shown = ", ".join(f"{key} {_in_line(value)}" for key, value in self.defaults.items())
+        shown = shown or "nothing that is not told"
         return f"preset {name} ({PRESETS[name].tool}): {shown}"
 
 
@@ -75,6 +76,12 @@ def settle(config: Mapping[str, Any], flags: Mapping[str, str], where: str) -> S
 def parts_of(name: str) -> type[Any] | None:
     """The parameter class of a key that has keys in it; None for any other."""
     return _PARTS.get(name)
+
+
+def _in_line(value: Any) -> str:
+    """A value as a line may show it; a new line in quotes, by its escape."""
+    text = str(value)
+    return text if text.isprintable() else repr(value)
 
 
 def _preset_name(told: Mapping[str, Any]) -> PresetName | None:

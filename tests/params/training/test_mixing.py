@@ -32,6 +32,39 @@ def test_names_with_commas_are_several_encoders_of_one_output(told):
     assert (params.preset, params.parts.mixes_stored) == ("git", False)
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, ("mlp", "pooled")),
+        ({"output_grid": "False"}, ("mlp", "pooled")),
+        ({"output_grid": "True"}, ("transformer", "grid")),
+        ({"mapping_type": "linear"}, ("linear", "pooled")),
+        ({"mapper.type": "transformer"}, ("transformer", "grid")),
+    ],
+)
+def test_prefixes_of_any_encoders_are_of_one_length_unless_told_otherwise(told, flags, expected):
+    parts = settled(told, image_encoder_type=TWO, mixing="cnn", language_model="gpt2", **flags).parts
+    assert (parts.mapper.type, parts.image_encoder.output) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"model_key": "mixqdim", "features": "a,b"}, r"'mixing': expected .*; did you mean 'mix-qdim'\?"),
+        ({"image_encoder_type": TWO, "fusion": "cross_attention"}, r"'mixing': is of prefixes, .* name one image .*"),
+    ],
+)
+def test_one_fault_is_one_line(told, flags, message):
+    with pytest.raises(UsageError) as error:
+        settled(told, **flags)
+    assert re.fullmatch(f"run.yaml: {message}", str(error.value)), error.value
+
+
+def test_the_preset_is_told_in_one_line(told):
+    (line,) = str(settle(told, {"model_key": "cnn", "features": "a,b"}, "run.yaml")).splitlines()
+    assert r"prompt.end '\n', " in line
+
+
 def test_the_old_line_mixes_stored_prefixes_before_a_frozen_opt(told):
     flags = {"model_key": "mix-qdim", "output_folder": "res", "total_epoch": "3", "features": "a,b"}
     params = settled({key: told[key] for key in ("image_tsv", "caption_tsv")}, **flags)
