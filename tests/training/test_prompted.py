@@ -105,6 +105,19 @@ def test_base_captions_are_those_of_the_captioner_before_the_run_and_are_used_ag
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_splits_that_lie_in_one_file_have_captions_of_their_own(home, tmp_path):
+    lines = ["image,caption,split"]
+    for number, image in enumerate(pictures(home)):
+        (tmp_path / f"{number}.jpg").write_bytes(image)
+        lines += [f"{number}.jpg,a post,{split}" for split in (("val",) if number == 2 else ("train", "val"))]
+    (tmp_path / "posts.csv").write_text("\n".join(lines))
+    flags = ["--init_from", str(home / "plain"), "--prompted", "--data", str(tmp_path / "posts.csv"), "--bs", "2"]
+    flags += ["--split", "train", "--val_split", "val", "--output_dir", str(tmp_path / "runs/out")]
+    assert main([*flags, "--device", "cpu", "--num_workers", "0", "--warmup_steps", "0"]) == 0
+    of_train, of_val = sorted(map(captions, (tmp_path / "runs/base_captions").glob("*.tsv")), key=len)
+    assert of_val == Captioner.load(home / "plain", device="cpu").caption(pictures(home)) == [*of_train, of_val[2]]
+
+
 def test_what_is_trained_follows_the_template_with_the_base_caption(home, styled, monkeypatch):
     from git_caption.training.objectives import CaptionObjective
 
@@ -244,7 +257,10 @@ def test_scst_does_not_drop_a_base_captioner_unsaid(home, styled, tmp_path, caps
     ("flags", "fault"),
     [
         (["--base_template", "{caption}"], "'base_template': is of the base captioner"),
-        (["--prompted", "--base_template", "no place"], "expected a text with {caption} in it"),
+        (["--prompted", "--base_template", "no place"], "expected a template with {caption} in it"),
+        (["--prompted", "--base_template", "{caption} {mood}"], "in it and nothing else in braces, found '{caption} {m"),
+        (["--prompt.caption", "{mood}"], "'prompt.caption': nothing is known to put in the place of {mood}"),
+        (["--prompt.question", "{question} {mood}"], "'prompt.question': nothing is known to put in the place of {mo"),
         (["--prompted", "--base_captioner", "nowhere/at/all"], "no such checkpoint"),
     ],
 )
