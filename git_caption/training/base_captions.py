@@ -172,7 +172,8 @@ def _base_in(model: ModelParams) -> BaseCaptionerConfig | None:
     if Path(model.path).expanduser().is_file():
         return None
     folder = captioner_folder(model.path)
-    return checkpoint.load_config(folder).base if checkpoint_folder.is_checkpoint(folder) else None
+    own = checkpoint_folder.is_checkpoint(folder) and not checkpoint_folder.is_tuned(folder)
+    return checkpoint.load_config(folder).base if own else None  # a pretrained captioner has none
 
 
 def _rows(opened: OpenedSet, captioner: Captioner, model: ModelParams) -> Uncaptioned:
