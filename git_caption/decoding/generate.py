@@ -106,7 +106,7 @@ def generate(
     ends = end_token_ids(tokenizer, network.language_model)
     rules = Rules(decoding, ends, allowed)
     ending = Ending(
-        ends, lambda ids: bool(decoding.stop) and _first_stop(decode(tokenizer, ids), decoding.stop) is not None
+        ends, lambda ids: bool(decoding.stop) and first_stop(decode(tokenizer, ids), decoding.stop) is not None
     )
     if decoding.num_beams > 1:
         rows = beam_search(continuation, decoding, rules, ending, budgets)
@@ -173,7 +173,7 @@ def _generators(decoding: Decoding, identities: Sequence[Identity]) -> list[list
     ]
 
 
-def _first_stop(text: str, stops: Sequence[str]) -> int | None:
+def first_stop(text: str, stops: Sequence[str]) -> int | None:
     """Where the first of the stop texts begins; None where there is none."""
     return min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
 
@@ -187,7 +187,7 @@ def finished(
     """Cut from the first stop text on, and score what is left."""
     length = len(found.ids)
     text = decode(tokenizer, found.ids)
-    if (place := _first_stop(text, stops)) is not None:
+    if (place := first_stop(text, stops)) is not None:
         text = text[:place]
         # the fewest tokens that spell what is kept, for a stop text need not begin at a token's border
         length = next(count for count in range(length + 1) if decode(tokenizer, found.ids[:count]).startswith(text))

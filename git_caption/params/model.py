@@ -182,6 +182,18 @@ class PromptConfig:
             yield ("question",), f"'question': expected a template with {{question}} in it, found {self.question!r}"
 
 
+def placeholders(template: str) -> set[str]:
+    """What in a template stands for something else: words in braces, `{question}`."""
+    return set(re.findall(r"\{\w*\}", template))
+
+
+def base_template_fault(template: str) -> str | None:
+    """Why a text is no template for a base captioner's caption; None where it is one."""
+    if placeholders(template) == {BASE_CAPTION}:
+        return None
+    return f"expected a template with {BASE_CAPTION} in it and nothing else in braces, found {template!r}"
+
+
 @dataclass(frozen=True)
 class BaseCaptionerConfig:
     """A frozen captioner, and where in the prompt for captions its own caption of the picture stands."""
@@ -194,9 +206,8 @@ class BaseCaptionerConfig:
 
     def check(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """A template that would drop the caption, or asks for more, as (keys concerned, message)."""
-        if set(re.findall(r"\{\w*\}", self.template)) != {BASE_CAPTION}:
-            message = f"expected a template with {BASE_CAPTION} in it and nothing else in braces"
-            yield ("template",), f"'template': {message}, found {self.template!r}"
+        if (fault := base_template_fault(self.template)) is not None:
+            yield ("template",), f"'template': {fault}"
 
 
 @dataclass(frozen=True)

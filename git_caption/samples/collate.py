@@ -14,7 +14,7 @@ from torch import Tensor
 from git_caption.params.model import PromptConfig
 from git_caption.samples.feature_rows import EncodedSample
 from git_caption.samples.features import padded
-from git_caption.samples.training_data import Texts, TrainingSample
+from git_caption.samples.training_data import Texts, TrainingSample, said
 from git_caption.text.prompts import begins_word, prompt_ids, render
 from git_caption.text.tokenizer import encode_target
 
@@ -74,7 +74,7 @@ class Collate:
             before = self.caption_prompt(texts)
             drawn = [(before, self._cased(caption)) for caption in _draw(texts.captions, self.captions, rng)]
             for asked in _draw(texts.questions, self.questions, rng):
-                drawn.append((render(self.prompt.question, asked.question), rng.choice(asked.answers)))
+                drawn.append((render(self.prompt.question, asked.question), rng.choice(said(asked))))
             for prompt, target in drawn:
                 images.append(number)
                 prompts.append(prompt_ids(self.tokenizer, self.prompt, prompt, self.special_tokens))

@@ -31,7 +31,7 @@ class Texts:
 
     key: str
     captions: tuple[str, ...]
-    questions: tuple[Question, ...]  # each with at least one answer
+    questions: tuple[Question, ...]  # each with at least one answer that is not blank
     caption_prompt: str | None = None
 
 
@@ -134,6 +134,11 @@ def checked_texts(key: str, captions: Sequence[str], where: str) -> Texts:
         if (fault := caption_fault(caption)) is not None:
             raise DataError(f"{where}: {fault}")
     return Texts(key, tuple(captions), ())
+
+
+def said(question: Question) -> tuple[str, ...]:
+    """The answers to a question that say anything; a blank one would teach to end at once."""
+    return tuple(answer for answer in question.answers if answer.strip())
 
 
 def caption_fault(caption: str) -> str | None:

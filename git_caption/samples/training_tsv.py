@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from git_caption.errors import DataError
-from git_caption.samples.training_data import Texts
+from git_caption.samples.training_data import Texts, checked_texts, said
 from git_caption.tsv.file import TsvFile
 from git_caption.tsv.rows import QuestionRow, parse_caption_row, parse_image_row, parse_question_row
 
@@ -65,13 +66,12 @@ class TrainingTsv:
             return Texts(asked.key, (), asked.questions)
         columns, where = _read(self.captions, row)
         captions = parse_caption_row(columns, where)
-        if not captions.captions:
-            raise DataError(f"{where}: no caption, expected at least one")
+        texts = checked_texts(captions.key, captions.captions, where)
         if asked is not None and self.questions is not None and asked.key != captions.key:
             raise DataError(
                 f"{self.questions.where(row)}: the key is {asked.key!r}, and {captions.key!r} in the caption TSV"
             )
-        return Texts(captions.key, captions.captions, () if asked is None else asked.questions)
+        return texts if asked is None else replace(texts, questions=asked.questions)
 
     def image(self, row: int) -> bytes:
         """The image file of a row. Raises DataError if its key is not that of the texts."""
@@ -93,7 +93,7 @@ def _asked(file: TsvFile, row: int) -> QuestionRow:
     columns, where = _read(file, row)
     asked = parse_question_row(columns, where)
     for question in asked.questions:
-        if not question.answers:
+        if not said(question):
             raise DataError(f'{where}: question {question.question_id} has no "answers", expected one at least')
     return asked
 

@@ -22,7 +22,7 @@ from git_caption.errors import DataError, UsageError
 from git_caption.samples import table
 from git_caption.samples.packed import PackedTexts
 from git_caption.samples.splits import choose
-from git_caption.samples.training_data import Column, Texts, read_image
+from git_caption.samples.training_data import Column, Texts, read_image, said
 from git_caption.tsv.rows import dumps, parse_question_row
 
 PATTERNS = ("v2_OpenEnded_mscoco_*_questions.json", "OpenEnded_mscoco_*_questions.json")  # the second of the first VQA
@@ -180,7 +180,7 @@ class VqaQuestions:
         key = self.key(row)
         questions = parse_question_row([key, self._rows[row]], self.where(row)).questions
         for question in questions:
-            if self.answers is not None and not question.answers:
+            if self.answers is not None and not said(question):
                 raise DataError(f"{self.where(row)}: question {question.question_id} has no answers in {self.answers}")
         return Texts(key, (), questions)
 

@@ -25,7 +25,7 @@ from git_caption.errors import DataError, MissingImage, UsageError
 from git_caption.samples.columns import CAPTION
 from git_caption.samples.packed import PackedTexts
 from git_caption.samples.tar_index import TarSample, samples
-from git_caption.samples.training_data import LARGEST_IMAGE, Column, Texts, checked_texts
+from git_caption.samples.training_data import LARGEST_IMAGE, Column, Texts, checked_texts, said
 from git_caption.tsv.rows import parse_caption_row, parse_question_row
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -104,7 +104,7 @@ class WebDataset:
         if questions is None:
             return texts
         asked = parse_question_row((key, self._decoded(questions, where)), where).questions
-        return replace(texts, questions=tuple(question for question in asked if question.answers))
+        return replace(texts, questions=tuple(question for question in asked if said(question)))
 
     def column(self, row: int, column: Column) -> str | None:
         """The sample's `caption.json` or `question.json` as it stands, None without one. Raises DataError."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
 from git_caption.errors import UsageError
-from git_caption.params.model import BASE_CAPTION, PromptConfig
+from git_caption.params.model import BASE_CAPTION, PromptConfig, placeholders
 from git_caption.text.tokenizer import encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 QUESTION = "{question}"
-PLACEHOLDER = re.compile(r"\{\w*\}")
 # Some templates tell the model the day, and texts must not depend on the day of the run: it is the one that LLaMA
 # 3.1's template takes where it knows none.
 DAY = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024"}
@@ -32,7 +30,7 @@ def render(template: str, question: str | None = None) -> str:
     Raises:
         UsageError: a question the template has no place for, a place without a question, or another placeholder.
     """
-    others = sorted(set(PLACEHOLDER.findall(template)) - {QUESTION})
+    others = sorted(placeholders(template) - {QUESTION})
     if others:
         raise UsageError(f"prompt template {template!r} has the placeholder {others[0]}, known: {QUESTION}")
     if question is None and QUESTION in template:

@@ -44,17 +44,19 @@ from git_caption.training.opened import Opened, OpenedSet
 class Making:
     """Captions of a data set that there are to be.
 
-    settings: all that can change them, but the files that rows come from.
+    chosen: which rows of the files they come from are meant.
+    settings: all else that can change them, but these files.
     """
 
     rows: Uncaptioned
+    chosen: dict[str, str | None]
     settings: dict[str, Any]
     folder: Path
 
     @property
     def out(self) -> Path:
         """The TSV of them, named by their digest."""
-        told = {**self.settings, "inputs": [identity(path) for path in self.rows.inputs]}
+        told = {**self.settings, **self.chosen, "inputs": [identity(path) for path in self.rows.inputs]}
         return self.folder / f"{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]}.tsv"
 
 
@@ -131,7 +133,7 @@ def prompted(
     folder = Path(params.prompting.folder(params.saving.output_dir))
     groups = [group for group in (opened, validated) if group is not None]
     sets = [one for group in groups for one in group.sets]
-    makings = [Making(_rows(one, captioner, model), settings, folder) for one in sets]
+    makings = [Making(_rows(one, captioner, model), one.told.chosen, settings, folder) for one in sets]
     there = [making.out.exists() for making in makings]
     accelerator.wait_for_everyone()  # so that each process has looked before any makes them
     for making, found in zip(makings, there, strict=True):
@@ -170,7 +172,8 @@ def _base_in(model: ModelParams) -> BaseCaptionerConfig | None:
     if Path(model.path).expanduser().is_file():
         return None
     folder = captioner_folder(model.path)
-    return checkpoint.load_config(folder).base if checkpoint_folder.is_checkpoint(folder) else None
+    own = checkpoint_folder.is_checkpoint(folder) and not checkpoint_folder.is_tuned(folder)
+    return checkpoint.load_config(folder).base if own else None  # a pretrained captioner has none
 
 
 def _rows(opened: OpenedSet, captioner: Captioner, model: ModelParams) -> Uncaptioned:

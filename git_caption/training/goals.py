@@ -126,7 +126,7 @@ def _scst(params: TrainingParams, data: TrainingData, goal: Goal) -> Goal:
             f"text {goal.built.prompt.end!r} ('prompt.end'); train it on captions with 'prompt.end' left empty first"
         )
     with PartialState().main_process_first():  # the others read what it writes
-        frequencies = frequencies_of(data, Path(params.saving.output_dir))
+        frequencies = frequencies_of(data, params.dataset, Path(params.saving.output_dir))
     objective = ScstObjective(goal.captioner, CiderD(frequencies), params.scst.samples, params.scst.baseline)
     collate = replace(goal.collate, captions=1, questions=0)
     return replace(goal, objective=objective, collate=collate, validated=goal.objective)

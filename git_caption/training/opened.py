@@ -21,8 +21,12 @@ from git_caption.samples.training_tsv import TrainingTsv
 
 @dataclass(frozen=True, eq=False)
 class OpenedSet:
-    """A data set, and the features that stand for its pictures; a pickle of ClipCap's is both."""
+    """A data set, and the features that stand for its pictures; a pickle of ClipCap's is both.
 
+    told: what it was opened by.
+    """
+
+    told: DatasetParams
     data: TrainingData
     features: FeatureCache | JointFeatures | ClipCapPickle | None
 
@@ -86,10 +90,10 @@ def open_all(params: DatasetParams, say: Callable[[str], None]) -> Opened:
 def _open(params: DatasetParams) -> OpenedSet:
     if params.pickled and params.data is not None:
         pickled = ClipCapPickle(params.data)
-        return OpenedSet(pickled, pickled)
+        return OpenedSet(params, pickled, pickled)
     features = open_features(params.features) if params.stored and params.features else None
     if params.image_tsv is not None:
-        return OpenedSet(TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv), features)
+        return OpenedSet(params, TrainingTsv(params.image_tsv, params.caption_tsv, params.question_tsv), features)
     assert params.data is not None, "checked with the parameters"
     columns = {"image_column": params.image_column, "caption_column": params.caption_column}
-    return OpenedSet(open_data(params.data, split=params.split, **columns), features)
+    return OpenedSet(params, open_data(params.data, split=params.split, **columns), features)

@@ -101,6 +101,20 @@ def named(params: PartsParams) -> str | None:
     return initial if initial is not None and pretrained_folder(initial) is not None else None
 
 
+def check_alone(params: TrainingParams) -> None:
+    """Refuse what a pretrained captioner is not trained with, before anything is loaded or captioned.
+
+    Raises:
+        UsageError: that is asked for, and all that `named` finds.
+    """
+    asked = params.prompting.prompted or params.computing.spreads or params.computing.fsdp
+    if asked and (name := named(params.parts)) is not None:
+        raise UsageError(
+            f"'init_from': {name} is a pretrained captioner, which is trained whole on one device and without captions "
+            "of a base captioner: leave 'prompted', 'device_map', 'device_split' and 'fsdp' out"
+        )
+
+
 def build_pretrained(name: str, params: TrainingParams, device: torch.device) -> PretrainedParts:
     """The captioner of that name, with what is trained now; what is not trained is frozen.
 
@@ -108,11 +122,6 @@ def build_pretrained(name: str, params: TrainingParams, device: torch.device) ->
         UsageError: it is none that is trained, has no such part, or has another adapter than the one asked for; or its
             prompts were to be a chat, and it has no template for one.
     """
-    if params.prompting.prompted or params.computing.spreads or params.computing.fsdp:
-        raise UsageError(
-            f"'init_from': {name} is a pretrained captioner, which is trained whole on one device and without captions "
-            "of a base captioner: leave 'prompted', 'device_map', 'device_split' and 'fsdp' out"
-        )
     captioner = Captioner.load(name, device=str(device), dtype="float32")
     if not isinstance(captioner, PretrainedCaptioner):
         raise UsageError(

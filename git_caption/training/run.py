@@ -104,13 +104,14 @@ def _train(params: TrainingParams, out: Path) -> Summary:
     from git_caption.params.model import TransformConfig
     from git_caption.samples.steps import Share, TrainingSteps
     from git_caption.samples.validation_batches import ValidationBatches
-    from git_caption.training import base_captions, loop, sharding
+    from git_caption.training import base_captions, loop, pretrained, sharding
     from git_caption.training.device import accelerator_of
     from git_caption.training.validation import Validation
 
     dataset, optimisation = params.dataset, params.optimisation
     accelerator = accelerator_of(params.computing.device, params.computing.precision)
     base = None
+    pretrained.check_alone(params)
     if params.parts.objective == "scst":
         base_captions.require_none(params)
     if params.prompting.prompted:

@@ -18,15 +18,17 @@ import torch
 from torch import Tensor
 
 from git_caption.captioner.captioner import Captioner, Features, Generated, Identity
+from git_caption.decoding.generate import first_stop
 from git_caption.errors import DataError
 from git_caption.metrics import ptb
 from git_caption.metrics.cider import CiderD, DocumentFrequencies, document_frequencies
 from git_caption.model.git import TextBatch
 from git_caption.params.decoding import Decoding, DecodingParams
+from git_caption.params.training.dataset import DatasetParams
 from git_caption.samples.collate import Batch
 from git_caption.samples.inputs import identity
 from git_caption.samples.training_data import TrainingData
-from git_caption.text.tokenizer import end_token_ids
+from git_caption.text.tokenizer import decode, end_token_ids
 from git_caption.training.objectives import Objective
 from git_caption.tsv.writer import write_atomically
 
@@ -52,8 +54,9 @@ class ScstObjective(Objective):
         self.cider = cider
         self.samples = samples
         self.baseline = baseline
-        longest = captioner.decoding(DecodingParams(temperature=0.0, num_captions=1), "caption").max_new_tokens
-        self._greedy = Decoding(num_beams=1, max_new_tokens=longest)
+        own = captioner.decoding(DecodingParams(temperature=0.0, num_captions=1), "caption")
+        self._stops = own.stop
+        self._greedy = Decoding(num_beams=1, max_new_tokens=own.max_new_tokens)
         # from the network's own distribution, whose log-probabilities the gradient is taken of
         self._drawn = replace(self._greedy, do_sample=True, temperature=1.0, num_captions=samples)
         self._ends = end_token_ids(captioner.tokenizer, captioner.network.language_model)
@@ -72,7 +75,7 @@ class ScstObjective(Objective):
         advantages = torch.tensor(rewards).flatten() - torch.tensor(baselines).flatten()
         images = [image for image in range(len(drawn)) for _ in range(self.samples)]
         prompt = self.captioner.prompt_ids(self.captioner.caption_prompt())
-        targets = [list(text.token_ids) for texts in drawn for text in texts]
+        targets = [list(self._whole(text)[0]) for texts in drawn for text in texts]
         texts = TextBatch([prompt] * len(targets), targets, images)
         logprobs: Tensor = self.network.token_logprobs(features, texts).sum(1)  # [B * samples]
         return -(advantages.to(logprobs.device, logprobs.dtype) * logprobs).sum()
@@ -104,11 +107,17 @@ class ScstObjective(Objective):
         return drawn, rewards, [[(sum(row) - own) / (len(row) - 1) for own in row] for row in rewards]
 
     def _rewards(self, texts: Sequence[Generated], references: Sequence[str]) -> list[float]:
-        words = [
-            referred(text.text) if text.token_ids and text.token_ids[-1] in self._ends else words_of(text.text)
-            for text in texts
-        ]
-        return self.cider.scores(words, references)
+        return self.cider.scores([self._whole(text)[1] for text in texts], references)
+
+    def _whole(self, text: Generated) -> tuple[tuple[int, ...], str]:
+        """A text's tokens up to where it ends, at a stop text too, and its words, the end among them if it does."""
+        ids = text.token_ids
+        for count in range(1, len(ids) + 1) if self._stops else ():
+            read = decode(self.captioner.tokenizer, ids[:count])
+            if (place := first_stop(read, self._stops)) is not None:
+                return ids[:count], referred(read[:place])
+        ended = bool(ids) and ids[-1] in self._ends
+        return ids, referred(text.text) if ended else words_of(text.text)
 
 
 def words_of(text: str) -> str:
@@ -121,14 +130,20 @@ def referred(text: str) -> str:
     return f"{words_of(text)} {END}".lstrip()
 
 
-def frequencies_of(data: TrainingData, folder: Path) -> DocumentFrequencies:
+def frequencies_of(data: TrainingData, params: DatasetParams, folder: Path) -> DocumentFrequencies:
     """The document frequencies of a data set's captions, counted once and kept in `folder`.
+
+    Args:
+        data: of whose captions.
+        params: which it was opened by.
+        folder: the run's.
 
     Raises:
         DataError: no picture has a caption.
     """
     path = folder / COUNTED
-    content = json.dumps([FORM, data.kind, len(data), [identity(file) for file in data.inputs]])
+    told = [one.chosen for one in params.sets]
+    content = json.dumps([FORM, data.kind, len(data), told, [identity(file) for file in data.inputs]])
     digest = hashlib.sha256(content.encode()).hexdigest()
     if path.exists():
         held = json.loads(path.read_text(encoding="utf-8"))

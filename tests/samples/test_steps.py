@@ -61,6 +61,16 @@ def test_a_batch_holds_one_text_for_each_caption_and_question_drawn(files, token
     assert all(ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in ids[:-1] for ids in batch.target_ids)
 
 
+def test_an_answer_is_drawn_as_often_as_people_gave_it_and_a_blank_one_never(tokenizer):
+    asked = Question(1, "which?", ("picture",) * 6 + ("grey",) * 3 + (" ",))
+    sample = TrainingSample(np.zeros((3, 4, 4), np.uint8), Texts("k", (), (asked,)))
+    batch = Collate(tokenizer, PromptConfig(), captions=0, questions=1)(
+        [(sample, random.Random(n)) for n in range(600)]
+    )
+    drawn = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in batch.target_ids]
+    assert set(drawn) == {"picture", "grey"} and 360 < drawn.count("picture") < 440
+
+
 def test_texts_of_a_chat_begin_where_the_template_leaves_off(files, published):
     tokenizer = load_tokenizer(published("qwen2"))
     prompt = PromptConfig(caption="Describe it.", question="{question} One word.", chat=True, system="Look.")

@@ -63,6 +63,15 @@ def test_a_question_without_an_answer_cannot_be_trained_on(files):
         samples.data.texts(0)
 
 
-def test_a_row_without_a_caption_cannot_be_trained_on(files):
-    with pytest.raises(DataError, match=r"caption\.tsv:1 \(key 'k0'\): no caption"):
-        files(1, captions=[["k0", "[]"]]).data.texts(0)
+def test_blank_answers_are_none(files):
+    samples = files(1, questions=[QuestionRow("k0", (Question(7, "which?", ("", " ")),)).columns()])
+    with pytest.raises(DataError, match=r"question 7 has no \"answers\""):
+        samples.data.texts(0)
+
+
+@pytest.mark.parametrize(
+    ("captions", "fault"), [("[]", "no caption"), ('[{"caption":"a"},{"caption":" "}]', "an empty caption")]
+)
+def test_a_row_without_a_caption_cannot_be_trained_on(captions, fault, files):
+    with pytest.raises(DataError, match=rf"caption\.tsv:1 \(key 'k0'\): {fault}"):
+        files(1, captions=[["k0", captions]]).data.texts(0)

@@ -105,6 +105,19 @@ def test_base_captions_are_those_of_the_captioner_before_the_run_and_are_used_ag
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_splits_that_lie_in_one_file_have_captions_of_their_own(home, tmp_path):
+    lines = ["image,caption,split"]
+    for number, image in enumerate(pictures(home)):
+        (tmp_path / f"{number}.jpg").write_bytes(image)
+        lines += [f"{number}.jpg,a post,{split}" for split in (("val",) if number == 2 else ("train", "val"))]
+    (tmp_path / "posts.csv").write_text("\n".join(lines))
+    flags = ["--init_from", str(home / "plain"), "--prompted", "--data", str(tmp_path / "posts.csv"), "--bs", "2"]
+    flags += ["--split", "train", "--val_split", "val", "--output_dir", str(tmp_path / "runs/out")]
+    assert main([*flags, "--device", "cpu", "--num_workers", "0", "--warmup_steps", "0"]) == 0
+    of_train, of_val = sorted(map(captions, (tmp_path / "runs/base_captions").glob("*.tsv")), key=len)
+    assert of_val == Captioner.load(home / "plain", device="cpu").caption(pictures(home)) == [*of_train, of_val[2]]
+
+
 def test_what_is_trained_follows_the_template_with_the_base_caption(home, styled, monkeypatch):
     from git_caption.training.objectives import CaptionObjective
 
@@ -192,6 +205,25 @@ def test_a_pretrained_captioner_may_be_the_base(home, tmp_path, capsys):
     assert not (tmp_path / "whole" / "config.json").exists()
 
 
+def test_a_pretrained_captioner_that_was_trained_may_be_the_base_and_has_none_itself(home, tmp_path, capsys):
+    data = ["--image_tsv", str(home / "scenes/test.img.tsv"), "--caption_tsv", str(home / "scenes/test.caption.tsv")]
+    flags = [*data, "--bs", "3", "--device", "cpu", "--num_workers", "0", "--epochs", "1", "--warmup_steps", "0"]
+    flags += ["--decoding.max_new_tokens", "4"]
+    trained = str(tmp_path / "tuned")
+    git = str(pretrained_models.git(tmp_path / "git"))
+    assert main(["--captioner", git, "--tune", "head", "--output_dir", trained, *flags]) == 0
+    prompting = ["--prompted", "--base_captioner", trained, "--base_template", ASKED]
+    assert main(["--init_from", str(home / "plain"), *prompting, *flags, "--output_dir", str(tmp_path / "out")]) == 0
+    (made,) = (tmp_path / "base_captions").glob("*.tsv")
+    assert captions(made) == Captioner.load(trained, device="cpu").caption(pictures(home))
+    scst = ["--objective", "scst", "--init_from", trained, "--output_dir", str(tmp_path / "scst")]
+    assert main([*scst, *flags]) == 0, capsys.readouterr().err
+    made.unlink()
+    assert main(["--init_from", trained, "--prompted", *flags, "--output_dir", str(tmp_path / "no")]) == 2
+    assert f"{trained} is a pretrained captioner" in capsys.readouterr().err
+    assert not list((tmp_path / "base_captions").glob("*.tsv"))
+
+
 def test_stored_features_stand_for_the_pictures_of_both(home, styled, tmp_path):
     for split in ("train", "test"):
         told = {"type": "extract_features", "image_tsv": str(home / f"scenes/{split}.img.tsv"), "device": "cpu"}
@@ -244,7 +276,13 @@ def test_scst_does_not_drop_a_base_captioner_unsaid(home, styled, tmp_path, caps
     ("flags", "fault"),
     [
         (["--base_template", "{caption}"], "'base_template': is of the base captioner"),
-        (["--prompted", "--base_template", "no place"], "expected a text with {caption} in it"),
+        (["--prompted", "--base_template", "no place"], "expected a template with {caption} in it"),
+        (
+            ["--prompted", "--base_template", "{caption} {mood}"],
+            "in it and nothing else in braces, found '{caption} {m",
+        ),
+        (["--prompt.caption", "{mood}"], "'prompt.caption': nothing is known to put in the place of {mood}"),
+        (["--prompt.question", "{question} {mood}"], "'prompt.question': nothing is known to put in the place of {mo"),
         (["--prompted", "--base_captioner", "nowhere/at/all"], "no such checkpoint"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from git_caption.captioner.captioner import Captioner, Identity
 from git_caption.decoding.generate import generate
 from git_caption.metrics import ptb
 from git_caption.metrics.cider import CiderD, document_frequencies
+from git_caption.model.git import TextBatch
 from git_caption.params.decoding import Decoding, DecodingParams
 from git_caption.params.model import CaptionerConfig, ImageEncoderConfig, LanguageModelConfig, MapperConfig
 from git_caption.params.schema import faults
@@ -110,6 +113,30 @@ def test_the_gradient_is_that_of_log_probabilities_weighted_by_advantages(baseli
         assert torch.allclose(found[name], parameter.grad, atol=1e-4), name
     assert objective.take_measures() == pytest.approx([sum(map(sum, rewards)), sum(map(sum, against))])
     assert objective.take_measures() == [0.0, 0.0]
+
+
+def test_a_caption_ends_at_a_stop_text_of_the_checkpoint_as_in_inference(captioner, references):
+    drawn, net, cider, features = _drawn(captioner, DRAWN), captioner.network, _cider(references), some_features(3)
+    stop = drawn[0][0].text[len(drawn[0][0].text) // 2]
+    captioner.config = replace(captioner.config, decoding=DecodingParams(max_new_tokens=LONGEST, stop=(stop,)))
+    loss = ScstObjective(captioner, cider, SAMPLES, "mean")(features, _batch(references, [0, 1, 2]))
+
+    wanted, stopped = 0.0, 0
+    for picture, row in enumerate(drawn):
+        rewards, logprobs = [], []
+        for text in row:
+            read = [captioner.tokenizer.decode(text.token_ids[:n]) for n in range(len(text.token_ids) + 1)]
+            length = next((n for n, begin in enumerate(read) if stop in begin), None)
+            stopped += length is not None
+            ended = length is not None or text.token_ids[-1] == captioner.tokenizer.eos_token_id
+            words = text.text if length is None else read[length].partition(stop)[0]
+            words = _ended(words) if ended else ptb.tokenize([words])[0]
+            rewards += cider.scores([words], [_ended(known) for known in references[picture]])
+            batch = TextBatch([[]], [list(text.token_ids[:length])])
+            logprobs.append(net.token_logprobs(features.select(torch.tensor([picture])), batch).sum().item())
+        means = [(sum(rewards) - own) / (SAMPLES - 1) for own in rewards]
+        wanted -= sum((own - mean) * logprob for own, mean, logprob in zip(rewards, means, logprobs, strict=True))
+    assert stopped > 0 and loss.item() == pytest.approx(wanted, abs=1e-4)
 
 
 def test_what_is_drawn_of_a_picture_does_not_depend_on_the_others_of_its_batch(captioner, references):

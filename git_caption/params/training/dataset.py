@@ -110,6 +110,11 @@ class DatasetParams:
         return {name: value.split(",") for name in CHOSEN if (value := getattr(self, name)) is not None}
 
     @property
+    def chosen(self) -> dict[str, str | None]:
+        """Which data set is meant and what of it, for several may lie in the same files, or in none on this machine."""
+        return {name: getattr(self, name) for name in ("data", *CHOSEN)}
+
+    @property
     def sets(self) -> list[DatasetParams]:
         """The data sets that are mixed, each by itself; this one where it is one."""
         if self.data is None or len(names := several(self.data)) == 1:

@@ -15,6 +15,7 @@ from git_caption.params.model import (
     MapperConfig,
     MixingType,
     PromptConfig,
+    placeholders,
 )
 from git_caption.params.paths import several
 from git_caption.params.schema import key
@@ -126,6 +127,7 @@ class PartsParams:
                 yield ("image_encoder", "mixing"), "missing key 'image_encoder', or 'init_from': the visual tower"
             if self.language_model is None and self.objective == "caption":
                 yield ("language_model",), "missing key 'language_model', or 'init_from': the language model"
+        yield from self._check_prompt()
         yield from self._check_mixing()
         if self.objective == "contrastive" and self.image_encoder and self.image_encoder.output != "pooled":
             message = "'objective': contrastive compares pooled features: set 'image_encoder.output' to pooled"
@@ -133,6 +135,12 @@ class PartsParams:
         if self.language_model and self.language_model.architecture is not None and self.language_model.weights:
             message = "'language_model': 'architecture' makes a new one and 'weights' names one: leave one of them out"
             yield ("language_model",), message
+
+    def _check_prompt(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        known = {"caption": set[str](), "question": {"{question}"}}
+        for name in known if self.prompt is not None else ():
+            for other in sorted(placeholders(getattr(self.prompt, name)) - known[name]):
+                yield ("prompt",), f"'prompt.{name}': nothing is known to put in the place of {other}; leave it out"
 
     def _check_mixing(self) -> Iterator[tuple[tuple[str, ...], str]]:
         names = [encoder.name for encoder in self.image_encoders]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from git_caption.params.decoding import DecodingParams
-from git_caption.params.model import BASE_CAPTION
+from git_caption.params.model import BASE_CAPTION, base_template_fault
 from git_caption.params.schema import key
 
 TEMPLATE = f" is a picture of {BASE_CAPTION} and a social media post would caption it"
@@ -49,6 +49,5 @@ class PromptingParams:
         for name in ("base_captioner", "base_template", "base_decoding", "base_captions"):
             if not self.prompted and getattr(self, name) is not None:
                 yield (name, "prompted"), f"{name!r}: is of the base captioner; ask for one with 'prompted': True"
-        if self.base_template is not None and BASE_CAPTION not in self.base_template:
-            message = f"expected a text with {BASE_CAPTION} in it, found {self.base_template!r}"
-            yield ("base_template",), f"'base_template': {message}"
+        if self.base_template is not None and (fault := base_template_fault(self.base_template)) is not None:
+            yield ("base_template",), f"'base_template': {fault}"
