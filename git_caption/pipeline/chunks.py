@@ -66,9 +66,10 @@ class PartFormat(Protocol):
         """
 
     def joined(self, parts: Sequence[Path], out: Path, scratch: Path) -> AbstractContextManager[int]:
-        """Writes the output from all parts in order, in the folder `scratch`; gives how many lines it has, or rows with something in them.
+        """Writes the output from all parts in order, in the folder `scratch`; gives how many lines or rows it has.
 
-        It has its name, in place of an older one, once the block ends without an exception.
+        Rows that hold nothing but a place do not count. The output has its name, in place of an older one, once the
+        block ends without an exception.
         """
 
 
@@ -234,9 +235,10 @@ class Parts:
         try:
             yield
         except OSError as error:
+            path = error.filename2 or error.filename or self.out  # the second is where a file was to be moved to
             raise JobFailed(
-                f"cannot write {error.filename or self.out}: {error.strerror or error}; {self.kept()}: run the same "
-                "command again once that is put right"
+                f"cannot write {path}: {error.strerror or error}; {self.kept()}: run the same command again once that "
+                "is put right"
             ) from error
 
     def kept(self) -> str:

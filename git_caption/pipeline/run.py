@@ -83,7 +83,8 @@ def run(
     0 joins them, and all return what became of the whole.
 
     Raises DataError for a failed row if `on_error` is 'raise', JobFailed past `max_errors` failed rows (chunks computed
-    until then are kept) or where `some_good` is asked for and none is, Stopped on a stopping signal, and what `opened` and `read_chunks` raise.
+    until then are kept) or where `some_good` is asked for and none is, Stopped on a stopping signal, and what `opened`
+    and `read_chunks` raise.
     """
     started = time.monotonic()
     ranks = processes.met()

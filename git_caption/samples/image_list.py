@@ -93,8 +93,8 @@ class ImageList:
 
     @property
     def has_captions(self) -> bool:
-        """Whether any image has one, be it one that cannot be used."""
-        return len(self._captions) > 0 or bool(self._left_out)
+        """Whether any image has one, be it one that cannot be used; also where no entry can be read at all."""
+        return len(self._captions) > 0 or bool(self._left_out) or len(self._faults) == len(self)
 
     def key(self, row: int) -> str:
         """The image's own name or number in the data set; empty for an entry that is broken."""

@@ -205,7 +205,7 @@ def tars_of(pattern: str, noun: str = "tars") -> list[Path]:
 
 
 def _captions(data: bytes, where: str) -> list[Any]:
-    """What stands for captions in a sample's JSON: a text, a list of texts, or an object with one of these under a known name."""
+    """What stands for captions in a sample's JSON: a text, a list, or an object with one of these under a name."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

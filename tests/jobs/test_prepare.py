@@ -360,7 +360,9 @@ def test_in_every_format_a_caption_that_cannot_be_used_is_left_out_alone(
         job, key = "webdataset_to_tsv", "tars"
         members = [(f"{n}.{end}", of[n]) for n in range(3) for end, of in (("jpg", pictures), ("json", said))]
         data.mkdir()
-        write_tar(data / "x.tar", [(name, json.dumps(of).encode() if name[2:] == "json" else of) for name, of in members])
+        write_tar(
+            data / "x.tar", [(name, json.dumps(of).encode() if name[2:] == "json" else of) for name, of in members]
+        )
     else:
         datasets = pytest.importorskip("datasets")
         rows = datasets.Dataset.from_dict({"image": [{"bytes": each, "path": None} for each in pictures], "text": said})
@@ -375,6 +377,30 @@ def test_in_every_format_a_caption_that_cannot_be_used_is_left_out_alone(
     [(first, cause), (other, _)] = [(row, cause) for row, _, cause in listed(out)]
     assert (first, other) == ("1", "3")
     assert cause.startswith("unusable caption: ") and cause.count("expected a text") == cause.count("an empty") == 1
+
+
+def test_nan_in_answers_is_told(tmp_path: Path, out: Path, capsys: Any) -> None:
+    vqav2(tmp_path, "val2014", [(10, 1, "a?")], answered=True)
+    path = tmp_path / "v2_mscoco_val2014_annotations.json"
+    path.write_text(path.read_text().replace('"yes"', "NaN", 1).replace('"net"', "NaN", 1))
+    assert prepare("prepare_vqav2", data=str(tmp_path), split="val2014", out_tsv=str(out)) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert str(path) in line and "image 1: NaN or Infinity, which is no JSON" in line
+
+
+def test_where_no_entry_can_be_read_the_first_is_told(tmp_path: Path, out: Path, capsys: Any) -> None:
+    data = write(tmp_path / "list.json", '[{"image": "a.jpg", "text": NaN}, {"image": NaN, "text": "x"}]')
+    assert prepare("prepare_json", data=str(data), out_tsv=str(out)) == 1
+    error = capsys.readouterr().err
+    assert "none of the 2 rows could be used" in error and f"{data}, entry 1: the caption is nan" in error
+
+
+def test_a_folder_in_the_place_of_a_companion_is_named(tmp_path: Path, out: Path, capsys: Any) -> None:
+    write(tmp_path / "photos" / "a.jpg", jpeg(10))
+    write(tmp_path / "photos" / "a.txt", "a boat")
+    beside(out, "caption").mkdir(parents=True)
+    assert prepare("prepare_folder", data=str(tmp_path / "photos"), out_tsv=str(out)) == 1
+    assert f"cannot write {beside(out, 'caption')}: Is a directory; " in capsys.readouterr().err
 
 
 def test_a_file_under_two_numbers_is_two_images(tmp_path: Path, out: Path) -> None:
