@@ -68,8 +68,8 @@ class PartFormat(Protocol):
     def joined(self, parts: Sequence[Path], out: Path, scratch: Path) -> AbstractContextManager[int]:
         """Writes the output from all parts in order, in the folder `scratch`; gives how many lines or rows it has.
 
-        Rows of a feature cache without features do not count. The output has its name, in place of an older one, once the
-        block ends without an exception.
+        Rows of a feature cache without features do not count. The output has its name, in place of an older one, once
+        the block ends without an exception.
         """
 
 
