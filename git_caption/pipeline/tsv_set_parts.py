@@ -21,11 +21,13 @@ class TsvSetParts:
 
     def encoded(self, outcomes: Sequence[tuple[bytes, ...] | Failure], where: str) -> bytes:
         """The lines of a chunk, those of a row one after the other."""
-        return b"".join(
-            encode(line, where) if isinstance(outcome, Failure) else line + b"\n"
-            for outcome in outcomes
-            for line in (outcome.lines if isinstance(outcome, Failure) else outcome)
-        )
+        lines: list[bytes] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                lines += (encode(columns, where) for columns in outcome.lines)
+            else:
+                lines += (line + b"\n" for line in outcome)
+        return b"".join(lines)
 
     @contextmanager
     def joined(self, parts: Sequence[Path], out: Path, scratch: Path) -> Iterator[int]:
