@@ -10,7 +10,7 @@ from typing import Any
 
 from git_caption import processes
 from git_caption.jobs.prepare import write_rows
-from git_caption.jobs.rows import need_some, opened, write
+from git_caption.jobs.rows import opened, write
 from git_caption.params.rows import RowsParams
 from git_caption.params.tsv_names import CAPTIONS, QUESTIONS
 from git_caption.params.tsv_tools import FromParquetParams, FromWebDatasetParams, ToParquetParams, ToWebDatasetParams
@@ -36,7 +36,7 @@ def webdataset_to_tsv(params: FromWebDatasetParams) -> None:
     """Tars as an image TSV with its companions."""
     with processes.rank_0_first():  # it writes the index of a tar
         data = WebDataset(tars_of(_all_of(params.tars, "*.tar")))
-    _bring(data, params.tars, params.out_tsv, params.rows)
+    _bring(data, params.out_tsv, params.rows)
 
 
 def tsv_to_parquet(params: ToParquetParams) -> None:
@@ -49,7 +49,7 @@ def tsv_to_parquet(params: ToParquetParams) -> None:
 def parquet_to_tsv(params: FromParquetParams) -> None:
     """Parquet files as an image TSV with its companions."""
     data = ParquetData(tars_of(_all_of(params.parquet, "*.parquet"), "Parquet files"))
-    _bring(data, params.parquet, params.out_tsv, params.rows)
+    _bring(data, params.out_tsv, params.rows)
 
 
 def _all_of(path: str, pattern: str) -> str:
@@ -65,10 +65,9 @@ def _store(
     files: Callable[[], tuple[Path, ...]],
 ) -> None:
     chunk_rows = chunk_rows_of(rows.size, len(rows))
-    summary = write(StoredRows(rows), form, out, settings, running, chunk_rows=chunk_rows, files=files)
-    need_some(summary, str(rows.inputs[0]))
+    write(StoredRows(rows), form, out, settings, running, chunk_rows=chunk_rows, files=files)
 
 
-def _bring(data: TrainingData, source: str, out_tsv: str, running: RowsParams) -> None:
+def _bring(data: TrainingData, out_tsv: str, running: RowsParams) -> None:
     columns = ("images", *columns_of(data))
-    need_some(write_rows(PreparedRows(data, columns, verify=False), out_tsv, {"columns": columns}, running), source)
+    write_rows(PreparedRows(data, columns, verify=False), out_tsv, {"columns": columns}, running)

@@ -62,6 +62,7 @@ def extract(params: ExtractParams) -> None:
         on_error=running.on_error,
         max_errors=running.max_errors,
         resume=running.resume,
+        some_good=True,
         halved=lambda: extraction.halving.count,
     )
     if processes.rank():

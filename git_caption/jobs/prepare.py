@@ -15,7 +15,6 @@ from git_caption.params import prepare, tsv_names
 from git_caption.params.rows import RowsParams
 from git_caption.params.schema import to_dict
 from git_caption.pipeline.chunks import IMAGE_CHUNK_ROWS
-from git_caption.pipeline.run import Summary
 from git_caption.pipeline.tsv_set_parts import TsvSetParts
 from git_caption.samples import coco, table
 from git_caption.samples.cc3m import Cc3m
@@ -95,11 +94,7 @@ def flickr8k(params: prepare.Flickr8kParams) -> None:
 
 
 def write(params: Any, opened: Callable[[], TrainingData]) -> None:
-    """Write the TSVs of a data set and print what came of it.
-
-    Raises:
-        JobFailed: no row at all could be used; or as `run`.
-    """
+    """Write the TSVs of a data set and print what came of it. Raises as `rows.write`."""
     with processes.rank_0_first():  # it writes the index of a TSV
         data = opened()
     image_dir = getattr(params, "image_dir", None)
@@ -123,13 +118,12 @@ def write(params: Any, opened: Callable[[], TrainingData]) -> None:
         "columns": columns,
         "rows": listing(data),
     }
-    summary = write_rows(PreparedRows(data, columns, chosen.verify), params.written, settings, params.rows)
+    write_rows(PreparedRows(data, columns, chosen.verify), params.written, settings, params.rows)
     if data.missing and processes.rank() == 0:
         print(f"{data.missing} rows without an image were passed over")
-    rows.need_some(summary, str(params.data))
 
 
-def write_rows(source: PreparedRows, out_tsv: str, settings: Mapping[str, Any], running: RowsParams) -> Summary:
+def write_rows(source: PreparedRows, out_tsv: str, settings: Mapping[str, Any], running: RowsParams) -> None:
     """Write what rows give into an image TSV and its companions, and print what came of it."""
     names = {
         "images": out_tsv,
@@ -138,7 +132,7 @@ def write_rows(source: PreparedRows, out_tsv: str, settings: Mapping[str, Any], 
     }
     files = tuple(Path(names[column]) for column in source.columns)
     form = TsvSetParts(files)
-    return rows.write(source, form, out_tsv, settings, running, chunk_rows=IMAGE_CHUNK_ROWS, files=lambda: files)
+    rows.write(source, form, out_tsv, settings, running, chunk_rows=IMAGE_CHUNK_ROWS, files=lambda: files)
 
 
 def listing(data: TrainingData) -> str | None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from git_caption import processes
-from git_caption.errors import JobFailed
 from git_caption.params import tsv_names
 from git_caption.params.rows import RowsParams
 from git_caption.pipeline.chunks import PartFormat
@@ -34,11 +33,12 @@ def write(
     chunk_rows: int,
     files: Callable[[], tuple[Path, ...]],
     in_workers: bool = True,
+    some_good: bool = True,
 ) -> Summary:
     """Write what each row gives, as it is given, and print what came of it.
 
     files: those that were written, asked for at the end. in_workers: whether rows are read in processes of their own.
-    Raises as `run`.
+    some_good: as `run` takes it. Raises as `run`.
     """
     summary = run(
         source,
@@ -51,16 +51,11 @@ def write(
         max_errors=running.max_errors,
         resume=running.resume,
         chunk_rows=chunk_rows,
+        some_good=some_good,
     )
     if processes.rank() == 0:
         _tell(summary, files())
     return summary
-
-
-def need_some(summary: Summary, data: str) -> None:
-    """Raises JobFailed if no row at all could be used."""
-    if summary.rows and not summary.lines:
-        raise JobFailed(f"{data}: none of the {summary.rows} rows could be used, see {summary.errors_path}")
 
 
 def _tell(summary: Summary, files: tuple[Path, ...]) -> None:

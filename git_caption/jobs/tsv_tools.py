@@ -85,4 +85,5 @@ def _rewrite(
         chunk_rows=chunk_rows,
         files=lambda: files,
         in_workers=False,
+        some_good=False,  # rows that are dropped were asked to be
     )

@@ -86,7 +86,8 @@ class Tally:
             if item.image is not None:
                 self.images.add(item.image, row)
             # An entry that cannot be read says nothing of an image: it has the same fault twice.
-            causes = list(dict.fromkeys(fault for fault in (item.text_fault, item.image_fault) if fault))
+            faults = (item.text_fault, *item.left_out, item.image_fault)
+            causes = list(dict.fromkeys(fault for fault in faults if fault))
             for question in item.questions:
                 self.asked.append(len(question.answers))
                 self.answers.update(question.answers)

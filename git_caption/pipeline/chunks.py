@@ -2,7 +2,8 @@
 
 `OUT.parts/` holds `manifest.json` (what the parts were made from), `000007.tsv` (what chunk 7 gave, in the format of
 the parts) and `000007.errors.tsv` (its rows that failed, if any). A part has its name only once it is complete and on
-the disk. The output is also joined there, so that a run that is killed leaves nothing anywhere else.
+the disk. The output is also joined there, so that a run that is killed leaves nothing anywhere else. Of a run whose
+rows all failed there is only `errors.tsv`, until the next one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from git_caption.errors import JobFailed, UsageError
 from git_caption.params.differences import differences
@@ -67,7 +68,8 @@ class PartFormat(Protocol):
     def joined(self, parts: Sequence[Path], out: Path, scratch: Path) -> AbstractContextManager[int]:
         """Writes the output from all parts in order, in the folder `scratch`; gives how many lines or rows it has.
 
-        It has its name, in place of an older one, once the block ends without an exception.
+        Rows of a feature cache without features do not count. The output has its name, in place of an older one, once
+        the block ends without an exception.
         """
 
 
@@ -82,7 +84,7 @@ class Parts:
         self.chunk_rows = chunk_rows
         self.form = form
         self._name = re.compile(rf"(\d{{6,}}){re.escape(form.suffix)}")
-        self._ours = re.compile(rf"{self._name.pattern}|\d{{6,}}\.errors\.tsv|manifest\.json")
+        self._ours = re.compile(rf"{self._name.pattern}|(\d{{6,}}\.)?errors\.tsv|manifest\.json")
         self.folder = Path(f"{out}.parts")
         self.errors_path = Path(f"{out}.errors.tsv")
         self.rows = rows
@@ -173,20 +175,40 @@ class Parts:
         self.committed.add(number)
         self.failures += failures
 
-    def join(self) -> int:
+    def join(self, some_good: bool = False) -> int:
         """Writes the output and `OUT.errors.tsv` from all parts in order; gives the number of lines.
 
-        Older ones stay in place until the new ones are complete. Raises JobFailed where the disk refuses.
+        Older ones stay in place until the new ones are complete. Raises JobFailed where the disk refuses, or where
+        `some_good` is asked for and there are rows, but no line.
         """
         parts = [self._part(number) for number in range(len(self))]
-        failures = sorted(self.failures, key=lambda failure: failure.row)
         with self.writing(), self.form.joined(parts, self.out, self.folder) as lines:
-            if failures:
-                errors = (encode(failure.columns(), str(self.errors_path)) for failure in failures)
-                write_atomically(self.errors_path, b"".join(errors), scratch=self.folder)
+            if some_good and self.failures and not lines:
+                self._refuse()
+            if self.failures:
+                self._list_failures(self.errors_path)
             else:
                 self.errors_path.unlink(missing_ok=True)
         return lines
+
+    def _list_failures(self, path: Path) -> None:
+        failures = sorted(self.failures, key=lambda failure: failure.row)
+        errors = (encode(failure.columns(), str(path)) for failure in failures)
+        write_atomically(path, b"".join(errors), scratch=self.folder)
+
+    def _refuse(self) -> NoReturn:
+        """Leaves an older output and its list as they are, and of the parts a list of the rows, which all failed.
+
+        The parts go: what was wrong may be put right in files that the manifest does not know. Raises JobFailed.
+        """
+        first = min(self.failures, key=lambda failure: failure.row)
+        listed = self.folder / "errors.tsv"
+        self.remove()
+        self._list_failures(listed)
+        raise JobFailed(
+            f"{self.out}: none of the {self.rows} rows could be used, so nothing is written there; the first is row "
+            f"{first.row + 1}, key {first.key!r}: {first.cause}; all are listed in {listed}"
+        )
 
     def remove(self) -> None:
         """Removes the parts of an output that is complete."""
@@ -213,9 +235,10 @@ class Parts:
         try:
             yield
         except OSError as error:
+            path = error.filename2 or error.filename or self.out  # the second is where a file was to be moved to
             raise JobFailed(
-                f"cannot write {error.filename or self.out}: {error.strerror or error}; {self.kept()}: run the same "
-                "command again once that is put right"
+                f"cannot write {path}: {error.strerror or error}; {self.kept()}: run the same command again once that "
+                "is put right"
             ) from error
 
     def kept(self) -> str:

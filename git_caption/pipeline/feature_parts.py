@@ -36,10 +36,11 @@ class FeatureParts:
 
     @contextmanager
     def joined(self, parts: Sequence[Path], out: Path, scratch: Path) -> Iterator[int]:
-        """Gives the number of rows; the cache stands there once the block ends."""
+        """Gives the number of rows with features; the cache stands there once the block ends."""
 
         def blocks() -> Iterator[Block]:
             return (FeatureCache(part).block for part in parts)  # one is open at a time: they may be thousands
 
         with whole_file(out, scratch) as file:
-            yield write(file, blocks, self.description, self.stored_as)
+            write(file, blocks, self.description, self.stored_as)
+            yield sum(int(np.count_nonzero(block.counts)) for block in blocks())

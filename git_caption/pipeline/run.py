@@ -66,6 +66,7 @@ def run(
     on_error: Literal["skip", "raise"] = "skip",
     max_errors: int | None = None,
     resume: bool = True,
+    some_good: bool = False,
     halved: Callable[[], int] = lambda: 0,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Summary:
@@ -75,13 +76,15 @@ def run(
     or a Failure. It must depend on nothing else, so that a chunk comes out the same in every run.
     settings: all that can change a byte of the output, as JSON can hold it: parameters and the weights' sha256. Not
     `num_workers`, `on_error`, `max_errors` or `resume`. Size and date of the source's inputs are added here.
+    some_good: whether the run fails, and leaves an older output as it is, where rows failed and no line is left.
     halved: tells how many batches were halved so far.
 
     Where several processes have met (`processes.meet`) each of them calls this and computes a share of the chunks; rank
     0 joins them, and all return what became of the whole.
 
     Raises DataError for a failed row if `on_error` is 'raise', JobFailed past `max_errors` failed rows (chunks computed
-    until then are kept), Stopped on a stopping signal, and what `opened` and `read_chunks` raise.
+    until then are kept) or where `some_good` is asked for and none is, Stopped on a stopping signal, and what `opened`
+    and `read_chunks` raise.
     """
     started = time.monotonic()
     ranks = processes.met()
@@ -119,7 +122,7 @@ def run(
         if (found := share.found_elsewhere()) is not None:
             return _heard(found)
         _judge(parts, parts.failures, len(parts.failures), on_error, max_errors)  # also those of processes that died
-        lines_written = parts.join()
+        lines_written = parts.join(some_good)
         summary = Summary(
             out=out,
             rows=len(source),

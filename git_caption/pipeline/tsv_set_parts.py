@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from git_caption.samples.sample import Failure
-from git_caption.tsv.writer import TsvWriter
+from git_caption.tsv.writer import TsvWriter, encode
 
 
 @dataclass(frozen=True)
 class TsvSetParts:
-    """A row gives a line for each of the files, a failed row none."""
+    """A row gives a line for each of the files; a failed row none, or those that its Failure says."""
 
     files: tuple[Path, ...]
 
@@ -21,7 +21,13 @@ class TsvSetParts:
 
     def encoded(self, outcomes: Sequence[tuple[bytes, ...] | Failure], where: str) -> bytes:
         """The lines of a chunk, those of a row one after the other."""
-        return b"".join(line + b"\n" for outcome in outcomes if not isinstance(outcome, Failure) for line in outcome)
+        lines: list[bytes] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                lines += (encode(columns, where) for columns in outcome.lines)
+            else:
+                lines += (line + b"\n" for line in outcome)
+        return b"".join(lines)
 
     @contextmanager
     def joined(self, parts: Sequence[Path], out: Path, scratch: Path) -> Iterator[int]:

@@ -26,6 +26,7 @@ class CheckedRow:
     missing: bool
     text_fault: str
     image_fault: str
+    left_out: tuple[str, ...] = ()  # captions that cannot be used, beside others that can
 
 
 class CheckedRows:
@@ -47,9 +48,10 @@ class CheckedRows:
         captions: tuple[str, ...] = ()
         questions: tuple[Question, ...] = ()
         key, text_fault = "", ""
+        left_out: tuple[str, ...] = ()
         try:
             texts = self.data.texts(row)
-            key, captions, questions = texts.key, texts.captions, texts.questions
+            key, captions, questions, left_out = texts.key, texts.captions, texts.questions, texts.left_out
         except DataError as error:
             text_fault = str(error)
         image: int | None = None
@@ -63,7 +65,7 @@ class CheckedRows:
                 image_fault = f"{self.data.where(row)}: {error}"
         except DataError as error:
             image_fault, missing = str(error), isinstance(error, MissingImage)
-        return CheckedRow(key, captions, questions, image, missing, text_fault, image_fault)
+        return CheckedRow(key, captions, questions, image, missing, text_fault, image_fault, left_out)
 
 
 def digest(data: bytes) -> int:

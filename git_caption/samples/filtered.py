@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from array import array
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ class Bounds:
         """Why a caption with all that stands beside it is dropped; None where it is good."""
         caption, score = str(entry["caption"]), entry.get(self.score)
         if self.min_score is not None or self.max_score is not None:
-            if isinstance(score, bool) or not isinstance(score, int | float):
+            if isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score):
                 return f"no {self.score}"
             if self.min_score is not None and score < self.min_score:
                 return f"{self.score} too low"
@@ -122,7 +123,11 @@ class FilteredRows:
             return Failure(key, dropped, ())
         if len(kept) == len(entries):
             return lines
-        line = lines[self.place].partition(b"\t")[0] + b"\t" + dumps(kept).encode()
+        try:
+            line = lines[self.place].partition(b"\t")[0] + b"\t" + dumps(kept).encode()
+        except ValueError:  # Python reads NaN as JSON
+            where = self.rows.files[self.place].where(row)
+            return Failure(key, f"no usable texts: {where}: NaN or Infinity beside a caption, which is no JSON", ())
         return (*lines[: self.place], line, *lines[self.place + 1 :])
 
     def _captions(self, row: int) -> list[dict[str, Any]]:

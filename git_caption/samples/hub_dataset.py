@@ -60,10 +60,10 @@ class HubDataset:
         return str(row)
 
     def texts(self, row: int) -> Texts:
-        """Key and captions. Raises DataError if there is none."""
+        """Key and captions. Raises DataError if none can be used."""
         value = self._captions[row][self.caption_column]
         texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        if not isinstance(texts, list):
             raise DataError(
                 f"{self.where(row)}: column {self.caption_column!r} holds {type(value).__name__}, expected a text or a "
                 "list of texts"

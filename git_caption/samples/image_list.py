@@ -17,8 +17,7 @@ class ImageList:
     """A data set of image files: fulfils `TrainingData`. Filled by `add`, entry by entry, then closed by `close`.
 
     Captions of one image (of one name and key) become one row, at the place of the first, in the order of the entries.
-    An entry that is broken becomes a row that raises its cause, and so does a caption that
-    is empty or no Unicode text, beside the others of its image.
+    An entry that is broken becomes a row that raises its cause. A caption that cannot be used is left out.
     Memory: the UTF-8 of keys, names and captions, 32 bytes a row and 16 a caption; it goes to worker processes as it
     is. Until `close` there is a dict of the names beside.
 
@@ -43,6 +42,7 @@ class ImageList:
         self._captions = PackedTexts()
         self._rows = array("q")  # the row of each caption
         self._faults: dict[int, str] = {}
+        self._left_out: dict[int, list[str]] = {}  # captions of a row that cannot be used, where and why
         self._row_of: dict[tuple[str, str], int] = {}
 
     def add(self, number: int, name: object, captions: object, key: str | None = None) -> None:
@@ -53,20 +53,19 @@ class ImageList:
         texts = [captions] if isinstance(captions, str) else captions
         if not isinstance(name, str) or not name.strip():
             self.add_fault(number, f"the image is {_short(name)}, expected the name of a file")
-        elif not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        elif not isinstance(texts, list | tuple):
             self.add_fault(number, f"the caption is {_short(captions)}, expected a text or a list of texts")
         else:
             key = name if key is None else key
-            good = [text for text in texts if caption_fault(text) is None]
-            if good or not texts:
-                row = self._row_of.get((key, name))
-                if row is None:
-                    row = self._row_of[key, name] = self._new_row(number, name, key)
-                for text in good:
+            row = self._row_of.get((key, name))
+            if row is None:
+                row = self._row_of[key, name] = self._new_row(number, name, key)
+            for text in texts:
+                if (fault := caption_fault(text)) is None:
                     self._captions.append(text)
                     self._rows.append(row)
-            if len(good) < len(texts):
-                self._faults[self._new_row(number, name, key)] = next(filter(None, map(caption_fault, texts)))
+                else:
+                    self._left_out.setdefault(row, []).append(f"{self._entry(number)} ({name}): {fault}")
 
     def add_fault(self, number: int, cause: str) -> None:
         """Adds an entry that cannot be used."""
@@ -94,8 +93,8 @@ class ImageList:
 
     @property
     def has_captions(self) -> bool:
-        """Whether any image has one."""
-        return len(self._captions) > 0
+        """Whether any image has one, be it one that cannot be used; also where no entry can be read at all."""
+        return len(self._captions) > 0 or bool(self._left_out) or len(self._faults) == len(self)
 
     def key(self, row: int) -> str:
         """The image's own name or number in the data set; empty for an entry that is broken."""
@@ -106,7 +105,8 @@ class ImageList:
         if row in self._faults:
             raise DataError(f"{self.where(row)}: {self._faults[row]}")
         numbers = self._order[self._begins[row] : self._begins[row + 1]]
-        return checked_texts(self._keys[row], [self._captions[int(number)] for number in numbers], self.where(row))
+        captions = [self._captions[int(number)] for number in numbers]
+        return checked_texts(self._keys[row], captions, self.where(row), self._left_out.get(row, ()))
 
     def image(self, row: int) -> bytes:
         """The image file. Raises MissingImage or DataError as `read_image` does."""
@@ -123,7 +123,9 @@ class ImageList:
         return f"{self._place(row)} ({self._names[row]})" if self._names[row] else self._place(row)
 
     def _place(self, row: int) -> str:
-        number = self._numbers[row]
+        return self._entry(self._numbers[row])
+
+    def _entry(self, number: int) -> str:
         return f"{self.inputs[0]}:{number}" if self.unit == "line" else f"{self.inputs[0]}, {self.unit} {number}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from git_caption.samples.columns import CAPTION, find_column, known
 from git_caption.samples.parquet_images import ParquetImages
 from git_caption.samples.splits import choose, refuse
 from git_caption.samples.training_data import Column, Texts, checked_texts
+from git_caption.tsv.rows import parse_caption_row
 
 QUESTIONS = "questions_json"
 CAPTIONS = "captions_json"
@@ -63,14 +63,14 @@ class ParquetData(ParquetImages):
         return value if isinstance(value, str) else None
 
     def texts(self, row: int) -> Texts:
-        """Key and captions. Raises DataError if there is none."""
+        """Key and captions. Raises DataError if none can be used."""
         stored = self.column(row, "captions")
         value: Any = None
         if stored is not None:
-            value = [entry["caption"] for entry in json.loads(stored)]
+            value = list(parse_caption_row((self.key(row), stored), self.where(row)).captions)
         elif self.caption_column is not None:
             value = self.value(row, self.caption_column)
         texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        if not isinstance(texts, list):
             raise DataError(f"{self.where(row)}: no caption, expected a text or a list of texts")
         return checked_texts(self.key(row), texts, self.where(row))

@@ -12,12 +12,14 @@ from git_caption.tsv.rows import CaptionRow, ImageRow, QuestionRow
 from git_caption.tsv.writer import encode
 
 NO_IMAGE, BROKEN_IMAGE, BAD_TEXTS = "no image", "broken image", "no usable texts"  # what rows are left out for
+BAD_CAPTION = "unusable caption"  # left out alone
 
 
 class PreparedRows:
     """A row gives a line for each of `columns`, without its newline. Runs in worker processes.
 
-    What cannot be prepared is a Failure without lines, whose reason begins with one of the causes above.
+    What cannot be prepared is a Failure whose reason begins with one of the causes above; of a row of which only
+    captions are left out it has the lines.
     verify: images are decoded, and one that cannot be is left out.
     """
 
@@ -40,14 +42,17 @@ class PreparedRows:
         try:
             key = self.data.key(row)
             # What is wrong with an entry is told by its texts: they come before a key that it may lack.
-            lines: dict[Column, bytes] = {
-                name: self._line(self._texts(row, name), row) for name in self.columns if name != "images"
-            }
+            texts = {name: self._texts(row, key, name) for name in self.columns if name != "images"}
+            lines: dict[Column, bytes] = {name: self._line(found, row) for name, (found, _) in texts.items()}
             self._line([key], row)
             if "images" in self.columns:
                 cause = BROKEN_IMAGE
                 lines["images"] = self._line(self._image(row, key), row)
-            return tuple(lines[name] for name in self.columns)
+            written = tuple(lines[name] for name in self.columns)
+            if left_out := [fault for _, faults in texts.values() for fault in faults]:
+                columns = [line.decode().split("\t") for line in written]
+                return Failure(key, f"{BAD_CAPTION}: {'; '.join(left_out)}", columns)
+            return written
         except DataError as error:
             return Failure(key, f"{NO_IMAGE if isinstance(error, MissingImage) else cause}: {error}", ())
 
@@ -63,14 +68,14 @@ class PreparedRows:
                 raise DataError(f"{self.data.where(row)}: {error}") from error
         return ImageRow(key, image).columns()
 
-    def _texts(self, row: int, column: Column) -> list[str]:
-        """A line of captions or questions: as it stands where the data set has it so, else made of the texts."""
-        key = self.data.key(row)
+    def _texts(self, row: int, key: str, column: Column) -> tuple[list[str], tuple[str, ...]]:
+        """A line of captions or questions, as it stands where the data set has it so, and what is left out of it."""
         if isinstance(self.data, StoredColumns) and (found := self.data.column(row, column)) is not None:
-            return [key, found]
+            return [key, found], ()
         if column == "captions":
-            return CaptionRow(key, self.data.texts(row).captions).columns()
-        return QuestionRow(key, ()).columns()
+            texts = self.data.texts(row)
+            return CaptionRow(key, texts.captions).columns(), texts.left_out
+        return QuestionRow(key, ()).columns(), ()
 
 
 def columns_of(data: TrainingData) -> tuple[Column, ...]:

@@ -41,7 +41,7 @@ class Share:
 class Step:
     """What one process computes in a step: batches, of which one may have no picture left, and the rows that failed.
 
-    failed: row number (0-based) → why.
+    failed: row number (0-based) → why; also of a row of which only captions are left out.
     """
 
     batches: list[Batch]
@@ -114,6 +114,8 @@ class TrainingSteps(Dataset[Step | Exception]):
             if isinstance(sample, Failure):
                 failed[row] = sample
             else:
+                if left_out := sample.texts.left_out:
+                    failed[row] = Failure(sample.texts.key, "; ".join(left_out), ())
                 found.append((sample, random.Random(f"texts-{self.seed}-{turn}-{row}")))
         return self.collate(found)
 

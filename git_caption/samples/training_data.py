@@ -27,12 +27,14 @@ class Texts:
     """All that is said, asked and answered about one picture.
 
     caption_prompt: what captions follow, where it is the picture's own; None: what they follow in all pictures.
+    left_out: the place and the cause of each caption that cannot be used; the others are in `captions`.
     """
 
     key: str
     captions: tuple[str, ...]
     questions: tuple[Question, ...]  # each with at least one answer that is not blank
     caption_prompt: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +125,16 @@ class TrainingSamples:
             return Failure(key, str(error), ())
 
 
-def checked_texts(key: str, captions: Sequence[str], where: str) -> Texts:
-    """The texts of a picture that has captions only.
+def checked_texts(key: str, captions: Sequence[object], where: str, left_out: Sequence[str] = ()) -> Texts:
+    """The texts of a picture that has captions only: those that can be used, and beside them what was left out.
 
-    Raises DataError if there is no caption, one is blank, or one is not Unicode text, which tokenizers fail on.
+    left_out: what was before. Raises DataError if there is no caption that can be used.
     """
-    if not captions:
-        raise DataError(f"{where}: no caption, expected at least one")
-    for caption in captions:
-        if (fault := caption_fault(caption)) is not None:
-            raise DataError(f"{where}: {fault}")
-    return Texts(key, tuple(captions), ())
+    faults = [*left_out, *(f"{where}: {fault}" for fault in map(caption_fault, captions) if fault is not None)]
+    good = tuple(caption for caption in captions if isinstance(caption, str) and caption_fault(caption) is None)
+    if not good:
+        raise DataError("; ".join(faults) or f"{where}: no caption, expected at least one")
+    return Texts(key, good, (), left_out=tuple(faults))
 
 
 def said(question: Question) -> tuple[str, ...]:
@@ -141,8 +142,10 @@ def said(question: Question) -> tuple[str, ...]:
     return tuple(answer for answer in question.answers if answer.strip())
 
 
-def caption_fault(caption: str) -> str | None:
-    """Why a caption cannot be used, None where it can."""
+def caption_fault(caption: object) -> str | None:
+    """Why a caption cannot be used: no text, blank, or not Unicode, which tokenizers fail on; None where it can."""
+    if not isinstance(caption, str):
+        return f"the caption is {caption!r:.60}, expected a text"
     if not caption.strip():
         return "an empty caption"
     try:

@@ -148,8 +148,12 @@ class VqaQuestions:
         self.folders: tuple[Path, ...] = tuple(root / folder for folder in (*of_2014, *of_2017))
         self._images = list(rows)
         self._rows = PackedTexts()
-        for entries in rows.values():
-            self._rows.append(dumps(entries))
+        for image, entries in rows.items():
+            try:
+                self._rows.append(dumps(entries))
+            except ValueError as error:  # Python reads NaN as JSON
+                files = questions if answers is None else f"{questions} or {answers}"
+                raise DataError(f"{files}, image {image}: NaN or Infinity, which is no JSON") from error
 
     @property
     def kind(self) -> str:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from git_caption.errors import DataError, MissingImage, UsageError
 from git_caption.samples.columns import CAPTION
@@ -89,12 +90,13 @@ class WebDataset:
         return self._keys[row]
 
     def texts(self, row: int) -> Texts:
-        """Key, captions, and the questions that have answers. Raises DataError if there is no caption."""
+        """Key, captions, and the questions that have answers. Raises DataError if no caption can be used."""
         where, key = self.where(row), self.key(row)
         data = self._content(row, self._text, "caption")
         if data is None:
             raise DataError(f"{where}: no caption, expected a member {', '.join(TEXTS[1:])} beside the image")
         kind = TEXTS[self._kind[row]]
+        captions: list[Any]
         if kind == CAPTION_COLUMN:
             captions = list(parse_caption_row((key, self._decoded(data, where)), where).captions)
         else:
@@ -202,8 +204,8 @@ def tars_of(pattern: str, noun: str = "tars") -> list[Path]:
     return tars
 
 
-def _captions(data: bytes, where: str) -> list[str]:
-    """The captions in a sample's JSON: a text, a list of texts, or an object with one of these under a known name."""
+def _captions(data: bytes, where: str) -> list[Any]:
+    """What stands for captions in a sample's JSON: a text, a list, or an object with one of these under a name."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -211,7 +213,7 @@ def _captions(data: bytes, where: str) -> list[str]:
     if isinstance(value, dict):
         value = next((value[name] for name in CAPTION if value.get(name)), None)
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list):
         raise DataError(f"{where}: no caption in its JSON, expected it under {', '.join(CAPTION)}")
     return texts
 

@@ -14,7 +14,8 @@ class Summary:
     """What a run did.
 
     steps: the last one. seconds, images_per_second: of the steps, without validations. validating: seconds of these.
-    skipped: pictures that could not be read. cut: captions and answers that were too long.
+    skipped: pictures that could not be read, or of which captions could not be used. cut: captions and answers that
+    were too long.
     weights: which ones are left.
     """
 
@@ -39,7 +40,7 @@ class Summary:
         if self.cut:
             said += f"; {self.cut} captions or answers cut"
         if self.skipped:
-            said += f"; {self.skipped} pictures skipped, listed in skipped.tsv"
+            said += f"; {self.skipped} pictures skipped, or captions of theirs, listed in skipped.tsv"
         return f"{said}\nweights of {self.weights}"
 
 

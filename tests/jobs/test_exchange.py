@@ -165,10 +165,23 @@ def test_a_later_job_may_read_the_tars_of_an_earlier_one(tsv: Path, tmp_path: Pa
     assert "'tars': no such file" in capsys.readouterr().err
 
 
-def test_a_file_without_one_usable_row_fails(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "key", "file", "there"),
+    [
+        ("tsv_to_webdataset", "out_tar", "x.tar", "x-00000.tar"),
+        ("tsv_to_parquet", "out_parquet", "x.parquet", "x.parquet"),
+    ],
+)
+def test_a_file_without_one_usable_row_fails_and_leaves_what_was_there(
+    tmp_path: Path, capsys: Any, name: str, key: str, file: str, there: str
+) -> None:
+    if file.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
     tsv = written(tmp_path / "in.tsv", [["a", "no base64"]])
-    assert job("tsv_to_webdataset", tsv=str(tsv), out_tar=str(tmp_path / "x.tar")) == 1
+    (tmp_path / there).write_bytes(b"of an earlier run")
+    assert job(name, tsv=str(tsv), **{key: str(tmp_path / file)}) == 1
     assert "none of the 1 rows could be used" in capsys.readouterr().err
+    assert (tmp_path / there).read_bytes() == b"of an earlier run"
 
 
 def test_a_column_of_bytes_goes_before_one_of_names(tmp_path: Path) -> None:

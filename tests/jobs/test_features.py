@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from git_caption import Captioner
-from git_caption.errors import DataError, UsageError
+from git_caption.errors import DataError, JobFailed, UsageError
 from git_caption.jobs.features import extract
 from git_caption.jobs.infer import single_tsv
 from git_caption.model.activation import OPENAI_MARKS
@@ -166,6 +166,15 @@ def test_a_row_that_fails_is_listed_and_its_place_is_kept(models, image_tsv, que
     assert answers[4] == b'{"answer":"","question_id":"2-0"}' and len(answers) == 10
     with pytest.raises(DataError, match=r"images\.tsv:3: .*\(row 3, key 'k2'\)"):
         extracted(tmp_path / "g", image_tsv, model_path=model, on_error="raise")
+
+
+def test_where_no_image_can_be_encoded_an_older_cache_is_left(models, tmp_path):
+    with TsvWriter(tmp_path / "broken.tsv") as writer:
+        writer.write(ImageRow("a", b"broken").columns())
+    (tmp_path / "f").write_bytes(b"of an earlier run")
+    with pytest.raises(JobFailed, match="none of the 1 rows could be used"):
+        extracted(tmp_path / "f", str(tmp_path / "broken.tsv"), model_path=str(models / "pooled"))
+    assert (tmp_path / "f").read_bytes() == b"of an earlier run"
 
 
 def test_questions_about_other_images_are_refused(models, image_tsv, question_tsv, tmp_path):

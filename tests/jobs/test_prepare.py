@@ -17,6 +17,7 @@ from git_caption.tsv.rows import dumps
 from tests.datasets_on_disk import ANSWERS, annotation, coco, coco_test, karpathy, vqav2, write
 from tests.pictures import contents, jpeg
 from tests.pipeline.test_crash_points import ended_at
+from tests.samples.test_webdataset import write_tar
 
 
 def prepare(job: str, **keys: object) -> int:
@@ -249,10 +250,31 @@ def test_what_is_not_there_is_said(tmp_path: Path, capsys: Any, job: str, keys: 
     assert message in capsys.readouterr().err
 
 
-def test_a_data_set_without_a_usable_row_fails(tmp_path: Path, out: Path, capsys: Any) -> None:
-    write(tmp_path / "photos" / "a.jpg", b"none")
-    assert prepare("prepare_folder", data=str(tmp_path / "photos"), out_tsv=str(out)) == 1
-    assert "none of the 1 rows could be used" in capsys.readouterr().err
+def test_a_data_set_without_a_usable_row_fails_and_leaves_what_was_there(
+    tmp_path: Path, out: Path, capsys: Any
+) -> None:
+    def there() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.parent.iterdir() if path.is_file()}
+
+    keys = {"data": str(tmp_path / "photos"), "out_tsv": str(out)}
+    good = write(tmp_path / "photos" / "a.jpg", jpeg(10))
+    write(tmp_path / "photos" / "b.jpg", b"none")
+    write(tmp_path / "photos" / "a.txt", "a boat")
+    assert prepare("prepare_folder", **keys) == 0
+    before = there()
+    assert len(before) == 7
+    good.write_bytes(b"none")
+    capsys.readouterr()
+    assert prepare("prepare_folder", **keys) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    left = Path(f"{out}.parts") / "errors.tsv"
+    assert "none of the 2 rows could be used" in line and "row 1, key 'a': broken image: " in line
+    assert line.endswith(f"all are listed in {left}")
+    assert [row.split("\t")[:2] for row in left.read_text().splitlines()] == [["1", "a"], ["2", "b"]]
+    assert there() == before and [path.name for path in left.parent.iterdir()] == [left.name]
+    good.write_bytes(jpeg(20))
+    assert prepare("prepare_folder", **keys) == 0
+    assert images(out) == {"a": jpeg(20)} and not left.parent.exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -319,6 +341,66 @@ def test_a_caption_that_cannot_be_used_leaves_the_others_of_its_image(tmp_path: 
     assert captions(beside(out, "caption")) == {"9": ["one", "three"], "8": ["x"]}
     assert [row[1] for row in listed(out)] == ["9", "8"]
     assert "an empty caption" in listed(out)[0][2] and "not Unicode text" in listed(out)[1][2]
+
+
+@pytest.mark.parametrize("form", ["JSONL", "tar", "Parquet", "saved"])
+def test_in_every_format_a_caption_that_cannot_be_used_is_left_out_alone(
+    tmp_path: Path, out: Path, capsys: Any, form: str
+) -> None:
+    said = [["one", None, " ", "two"], ["x"], [None, ""]]
+    pictures = [jpeg(10 * number) for number in range(3)]
+    data, job, key = tmp_path / "data", "prepare_instagram", "data"
+    if form == "JSONL":
+        data, job = tmp_path / "list.jsonl", "prepare_json"
+        for number, picture in enumerate(pictures):
+            write(tmp_path / f"{number}.jpg", picture)
+        entries = [{"image": f"{number}.jpg", "captions": texts} for number, texts in enumerate(said)]
+        write(data, "".join(json.dumps(entry) + "\n" for entry in entries))
+    elif form == "tar":
+        job, key = "webdataset_to_tsv", "tars"
+        members = [(f"{n}.{end}", of[n]) for n in range(3) for end, of in (("jpg", pictures), ("json", said))]
+        data.mkdir()
+        write_tar(
+            data / "x.tar", [(name, json.dumps(of).encode() if name[2:] == "json" else of) for name, of in members]
+        )
+    else:
+        datasets = pytest.importorskip("datasets")
+        rows = datasets.Dataset.from_dict({"image": [{"bytes": each, "path": None} for each in pictures], "text": said})
+        rows = rows.cast_column("image", datasets.Image())
+        data.mkdir()
+        rows.to_parquet(data / "x.parquet") if form == "Parquet" else rows.save_to_disk(data)
+    assert prepare(job, **{key: str(data)}, out_tsv=str(out)) == 0
+    assert list(captions(beside(out, "caption")).values()) == [["one", "two"], ["x"]]
+    assert list(images(out).values()) == pictures[:2]
+    printed = capsys.readouterr().out
+    assert "2 of 3 rows" in printed and "left out: 1 unusable caption, 1 no usable texts, listed in" in printed
+    [(first, cause), (other, _)] = [(row, cause) for row, _, cause in listed(out)]
+    assert (first, other) == ("1", "3")
+    assert cause.startswith("unusable caption: ") and cause.count("expected a text") == cause.count("an empty") == 1
+
+
+def test_nan_in_answers_is_told(tmp_path: Path, out: Path, capsys: Any) -> None:
+    vqav2(tmp_path, "val2014", [(10, 1, "a?")], answered=True)
+    path = tmp_path / "v2_mscoco_val2014_annotations.json"
+    path.write_text(path.read_text().replace('"yes"', "NaN", 1).replace('"net"', "NaN", 1))
+    assert prepare("prepare_vqav2", data=str(tmp_path), split="val2014", out_tsv=str(out)) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert str(path) in line and "image 1: NaN or Infinity, which is no JSON" in line
+
+
+def test_where_no_entry_can_be_read_the_first_is_told(tmp_path: Path, out: Path, capsys: Any) -> None:
+    data = write(tmp_path / "list.json", '[{"image": "a.jpg", "text": NaN}, {"image": NaN, "text": "x"}]')
+    assert prepare("prepare_json", data=str(data), out_tsv=str(out)) == 1
+    error = capsys.readouterr().err
+    assert "none of the 2 rows could be used" in error and f"{data}, entry 1: the caption is nan" in error
+
+
+def test_a_folder_in_the_place_of_a_companion_is_named(tmp_path: Path, out: Path, capsys: Any) -> None:
+    write(tmp_path / "photos" / "a.jpg", jpeg(10))
+    write(tmp_path / "photos" / "a.txt", "a boat")
+    beside(out, "caption").mkdir(parents=True)
+    assert prepare("prepare_folder", data=str(tmp_path / "photos"), out_tsv=str(out)) == 1
+    assert f"cannot write {beside(out, 'caption')}: Is a directory; " in capsys.readouterr().err
 
 
 def test_a_file_under_two_numbers_is_two_images(tmp_path: Path, out: Path) -> None:

@@ -159,6 +159,17 @@ def test_filtering_keeps_what_is_good(
     )
 
 
+def test_nan_is_no_score_and_is_never_written(tmp_path: Path, capsys: Any) -> None:
+    entries = '[{"caption":"x","mean_logprob":NaN},{"caption":"x y"}]'
+    tsv = written(tmp_path / "in.tsv", [["a", entries], ["b", '[{"caption":"z","mean_logprob":-1}]']])
+    out = tmp_path / "out.tsv"
+    assert job("tsv_filter", tsv=str(tsv), out_tsv=str(out), min_score=-5) == 0
+    assert [line.split("\t")[0] for line in out.read_text().splitlines()] == ["b"]
+    assert job("tsv_filter", tsv=str(tsv), out_tsv=str(out), max_words=1) == 0
+    assert [line.split("\t")[0] for line in out.read_text().splitlines()] == ["b"]
+    assert "in.tsv:1: NaN or Infinity beside a caption" in Path(f"{out}.errors.tsv").read_text()
+
+
 def test_lines_that_are_kept_whole_stay_as_they_are_spelled(captions: Path, tmp_path: Path) -> None:
     out = tmp_path / "good.tsv"
     assert job("tsv_filter", tsv=str(captions), out_tsv=str(out), match="no score") == 0

@@ -58,7 +58,7 @@ def test_all_that_is_in_a_data_set_is_counted(folder: Path, workers: int) -> Non
         "inputs": [str(table)],
         "rows": 8,
         "rows_left_out": 0,
-        "images": {"good": 3, "missing": 1, "broken": 2},  # those of entries that are whole
+        "images": {"good": 4, "missing": 1, "broken": 2},  # those of entries that are whole
         "captions": 7,
         "questions": 0,
         "answers": {"count": 0, "different": 0},
@@ -94,7 +94,7 @@ def test_the_report_is_printed(folder: Path, capsys: pytest.CaptureFixture[str])
     assert lines[:11] == [
         "data.csv: CSV",
         "rows            8",
-        "images          3 good, 1 missing, 2 broken",
+        "images          4 good, 1 missing, 2 broken",
         "captions        7; 2 rows without usable texts",
         "questions       0; 0 answers, 0 different",
         "caption length  min 1 p50 2 p90 6 p99 6 max 6 words",

@@ -12,6 +12,7 @@ from git_caption.images.reader import ImageReader
 from git_caption.images.transform import Transform
 from git_caption.params.model import PromptConfig
 from git_caption.samples.collate import Collate
+from git_caption.samples.open_data import open_data
 from git_caption.samples.steps import Share, TrainingSteps
 from git_caption.samples.training_data import Texts, TrainingSample, TrainingSamples
 from git_caption.samples.training_tsv import TrainingTsv
@@ -164,6 +165,16 @@ def test_rows_that_cannot_be_read_are_left_out_and_told(files, steps_of):
     assert sorted(shown) == ["k0", "k1", "k3", "k4", "k6", "k7"]
     assert {row: failure.key for row, failure in failed.items()} == {2: "k2", 5: "k5"}
     assert "img.tsv:3: not an image" in failed[2].reason
+
+
+def test_a_caption_that_cannot_be_used_is_told_and_its_picture_stays(tmp_path, steps_of):
+    (tmp_path / "a.jpg").write_bytes(_jpeg(1))
+    (tmp_path / "list.jsonl").write_text('{"image": "a.jpg", "captions": ["good", null]}\n')
+    step = steps_of(TrainingSamples(open_data(tmp_path / "list.jsonl"), ImageReader(Transform(4))), 1)[0]
+    assert step.batches[0].keys == ["a.jpg"]
+    assert [(failure.key, "the caption is None" in failure.reason) for failure in step.failed.values()] == [
+        ("a.jpg", True)
+    ]
 
 
 def test_a_batch_may_have_no_picture_left(files, steps_of):

@@ -74,11 +74,22 @@ def test_packed_texts_take_little_memory():
     assert len(pickle.dumps(packed)) < 10_000 * (20 + 8) + 1000
 
 
+def test_captions_that_cannot_be_used_are_left_out_and_told():
+    texts = checked_texts("k", ["a", " ", "b", None, "\ud83d"], "here")
+    assert texts.captions == ("a", "b")
+    assert [fault.split(" at ")[0] for fault in texts.left_out] == [
+        "here: an empty caption",
+        "here: the caption is None, expected a text",
+        "here: the caption is not Unicode text",
+    ]
+
+
 @pytest.mark.parametrize(
     ("captions", "cause"),
     [
         ([], "no caption, expected at least one"),
-        (["a", "  "], "an empty caption"),
+        (["", "  "], "an empty caption; here: an empty caption"),
+        ([None], "the caption is None, expected a text"),
         (["half \ud83d"], r"not Unicode text at 'half \\ud83d'"),
     ],
 )

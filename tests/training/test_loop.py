@@ -352,7 +352,7 @@ def test_pictures_that_cannot_be_read_are_skipped_counted_and_listed(data, tmp_p
     out = tmp_path / "run"
     changes = {"image_tsv": str(images), "epochs": 2}
     assert main(["--config", written(data, out, **changes)]) == 0
-    assert "2 pictures skipped, listed in skipped.tsv" in capsys.readouterr().out
+    assert "2 pictures skipped, or captions of theirs, listed in skipped.tsv" in capsys.readouterr().out
     listed = [line.split("\t") for line in (out / "skipped.tsv").read_text().splitlines()]
     assert [line[:2] for line in listed] == [[str(row + 1), key] for row, key in sorted(broken.items())]
     assert all("not an image" in line[2] for line in listed)
