@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.families.places import write_placed
 from benchmarks.families.pretrained import write_captioner
 from benchmarks.families.recipe import TRAIN, Recipe
 from benchmarks.families.styles import COUNTED, PLAIN, write_style
@@ -14,6 +15,10 @@ QUESTIONS = {"question_tsv": "$scenes/train.question.tsv"}
 
 WIDTH, LAYERS, HEADS = 128, 3, 4
 POSITIONS = 256
+VIT = {"layers": 3, "width": 128, "patch_size": 16}
+PLACES = (
+    6  # times the position embeddings of a ViT: CLIP tells pictures apart by what is on them and hardly notes where
+)
 SPREAD = 0.08  # of new weights: with the 0.02 that is meant for a width of 768, a model this narrow hardly attends
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "gpt2": {
@@ -48,8 +53,8 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def clip(epochs: int, vision_cfg: dict[str, Any]) -> Recipe:
-    """An image encoder trained against a text tower, as CLIP."""
+def clip(epochs: int, vision_cfg: dict[str, Any], **others: Any) -> Recipe:
+    """An image encoder trained against a text tower, as CLIP; `others` are keys of the encoder."""
     architecture = {
         "embed_dim": WIDTH,
         "quick_gelu": True,
@@ -59,7 +64,7 @@ def clip(epochs: int, vision_cfg: dict[str, Any]) -> Recipe:
         **PICTURES,
         "objective": "contrastive",
         "output_dir": "$here",
-        "image_encoder": {"name": "custom", "architecture": architecture, "output": "pooled"},
+        "image_encoder": {"name": "custom", "architecture": architecture, "output": "pooled", **others},
         "epochs": epochs,
         "bs": 128,
         "lr": 2e-3,
@@ -131,12 +136,12 @@ def captioner(
     }
 
 
-def new_captioner(kind: str, language_model: str) -> Recipe:
+def new_captioner(kind: str, language_model: str, encoder: str = "vit", places: int = PLACES) -> Recipe:
     """A captioner of transformers' own architecture that has learnt nothing but to see, and may be to read."""
     keys = {
         "kind": kind,
-        "encoder": "$vit/model.safetensors",
-        "places": 6,  # CLIP tells pictures apart by what is on them and hardly notes where, which captions say
+        "encoder": f"${encoder}/model.safetensors",
+        "places": places,
         "language_model": f"${language_model}",
         "image_tsv": PICTURES["image_tsv"],
         "out": "$here",
@@ -144,7 +149,7 @@ def new_captioner(kind: str, language_model: str) -> Recipe:
     return Recipe(write_captioner, keys)
 
 
-def pretrained_captioner(kind: str, **others: Any) -> Recipe:
+def pretrained_captioner(kind: str, epochs: int) -> Recipe:
     """The captioner of one style. It learns to see while it learns to speak, so it takes longer than the others."""
     keys = {
         **PICTURES,
@@ -155,13 +160,12 @@ def pretrained_captioner(kind: str, **others: Any) -> Recipe:
         "train_image_encoder": True,
         "image_encoder_lr": 5e-4,
         "decoding": {"num_beams": 1, "max_new_tokens": 64},
-        "epochs": 3,
+        "epochs": epochs,
         "bs": 32,
         "lr": 1e-3,
         "warmup_steps": 100,
         "schedule": "cosine",
         "num_workers": 0,
-        **others,
     }
     return Recipe(TRAIN, keys)
 
@@ -169,20 +173,27 @@ def pretrained_captioner(kind: str, **others: Any) -> Recipe:
 TRAINED = {"tune": "full"}
 LINEAR = {"type": "linear"}
 BEGUN = {**TRAINED, "epochs": 0.4}  # a captioner that has longer to go
-CAPTIONERS = {"blip": "gpt2", "vit_gpt2": "gpt2", "git": "gpt2", "blip2": "opt"}  # where their tokenizers are from
 PARTS: dict[str, Recipe] = {
     "scenes": Recipe("make_shapes", {"out_dir": "$here", "train": 20_000, "test": 500, "max_objects": 2}),
     "plain": style(PLAIN),
     "counted": style(COUNTED),
     "resnet": clip(4, {"layers": [1, 1, 1, 1], "width": 8}),
-    "vit": clip(8, {"layers": 3, "width": 128, "patch_size": 16}),
+    "vit": clip(8, VIT),
+    "placed": Recipe(write_placed, {"encoder": "$vit/model.safetensors", "times": PLACES, "out": "$here"}),
+    "placed_vit": clip(6, VIT, weights={"id": "$placed/model.safetensors"}),
     "resnet_grid": features("resnet", grid=True),
     "resnet_pooled": features("resnet", grid=False),
-    "vit_grid": features("vit", grid=True),
     "vit_pooled": features("vit", grid=False),
+    "placed_vit_grid": features("placed_vit", grid=True),
     **{name: language_model(name) for name in LANGUAGE_MODELS},
-    **{f"new_{kind}": new_captioner(kind, language_model) for kind, language_model in CAPTIONERS.items()},
-    **{f"small_{kind}": pretrained_captioner(kind) for kind in CAPTIONERS},
+    "new_blip": new_captioner("blip", "gpt2"),
+    "new_vit_gpt2": new_captioner("vit_gpt2", "gpt2"),
+    "new_git": new_captioner("git", "gpt2"),
+    "new_blip2": new_captioner("blip2", "opt", "placed_vit", places=1),
+    "small_blip": pretrained_captioner("blip", epochs=3),
+    "small_vit_gpt2": pretrained_captioner("vit_gpt2", epochs=3),
+    "small_git": pretrained_captioner("git", epochs=6),
+    "small_blip2": pretrained_captioner("blip2", epochs=6),
     "captioner": Recipe(
         TRAIN,
         captioner("resnet", "grid", LINEAR, "gpt2", caption_tsv="$plain/train.caption.tsv", **TRAINED),

@@ -140,7 +140,9 @@ ROWS: dict[str, Row] = {
         "mapper, LM",
         git("pooled", {"type": "encoder_layer", "heads": 4}, "gpt2", epochs=3, **TRAINED),
     ),
-    "git_vit": Row(1, "ViT grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", "vit", epochs=4, **TRAINED)),
+    "git_vit": Row(
+        1, "ViT grid, linear, GPT-2", "mapper, LM", git("grid", LINEAR, "gpt2", "placed_vit", epochs=3, **TRAINED)
+    ),
     "git_opt": Row(1, "ResNet grid, linear, OPT", "mapper, LM", git("grid", LINEAR, "opt", **TRAINED)),
     "git_llama": Row(1, "ResNet grid, linear, LLaMA", "mapper, LM", git("grid", LINEAR, "llama", **TRAINED)),
     "git_frozen": Row(1, "ResNet grid, transformer, GPT-2", "mapper", git("grid", TRANSFORMER, "gpt2", **FROZEN)),
@@ -148,7 +150,7 @@ ROWS: dict[str, Row] = {
         1,
         "ResNet grid, transformer, LLaMA in 8 bits",
         "mapper",
-        {**git("grid", TRANSFORMER, "llama", **FROZEN), "language_model": EIGHT_BITS},
+        {**git("grid", TRANSFORMER, "llama", **{**FROZEN, "epochs": 4}), "language_model": EIGHT_BITS},
     ),
     "clipcap": Row(2, "ResNet pooled, mlp, GPT-2", "mapper, LM", clipcap(MLP, **TRAINED), whole=True),
     "clipcap_prefix": Row(2, "ResNet pooled, transformer, GPT-2", "mapper", clipcap(TRANSFORMER, **FROZEN)),
@@ -157,7 +159,7 @@ ROWS: dict[str, Row] = {
     "lora_4": restyled("mapper, LoRA r 4", tune="lora", lora_rank=4),
     "lora_64": restyled("mapper, LoRA r 64", tune="lora", lora_rank=64),
     "head": restyled("head", tune="head"),
-    "mapper": restyled("mapper", tune="mapper"),
+    "mapper": restyled("mapper", tune="mapper", epochs=8, lr=1e-2),
     "full": restyled("mapper, LM", tune="full"),
     "mixing": Row(4, "ResNet and ViT pooled, mlp, hprod, GPT-2", "mappers, mixing, LM", MIXED, whole=True),
     "split": Row(5, "ResNet pooled, transformer, OPT", "mapper", SPLIT, whole=True),

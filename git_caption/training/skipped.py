@@ -1,4 +1,4 @@
-"""The pictures that a run could not read: counted, bounded and listed."""
+"""The pictures that a run could not read, or captions of theirs: counted, bounded and listed."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ class Skipped:
         allowed = self.params.max_errors
         if allowed is not None and len(self.rows) > allowed:
             raise JobFailed(
-                f"{len(self.rows)} pictures could not be read, 'max_errors' allows {allowed}; the first: {self.first}"
+                f"{len(self.rows)} pictures, or captions of theirs, could not be used, 'max_errors' allows {allowed}; "
+                f"the first: {self.first}"
             )
 
     @property
     def first(self) -> str:
-        """Why the first of them could not be read."""
+        """Why the first of them could not be used."""
         return next(iter(self.rows.values())).cause
 
     def of_all_processes(self) -> list[tuple[int, str, str]]:

@@ -69,9 +69,13 @@ def test_blank_answers_are_none(files):
         samples.data.texts(0)
 
 
-@pytest.mark.parametrize(
-    ("captions", "fault"), [("[]", "no caption"), ('[{"caption":"a"},{"caption":" "}]', "an empty caption")]
-)
+@pytest.mark.parametrize(("captions", "fault"), [("[]", "no caption"), ('[{"caption":" "}]', "an empty caption")])
 def test_a_row_without_a_caption_cannot_be_trained_on(captions, fault, files):
     with pytest.raises(DataError, match=rf"caption\.tsv:1 \(key 'k0'\): {fault}"):
         files(1, captions=[["k0", captions]]).data.texts(0)
+
+
+def test_a_blank_caption_is_left_out_alone_and_told(files):
+    texts = files(1, captions=[["k0", '[{"caption":"a"},{"caption":" "}]']]).data.texts(0)
+    assert texts.captions == ("a",)
+    assert len(texts.left_out) == 1 and texts.left_out[0].endswith("caption.tsv:1 (key 'k0'): an empty caption")

@@ -357,7 +357,10 @@ def test_pictures_that_cannot_be_read_are_skipped_counted_and_listed(data, tmp_p
     assert [line[:2] for line in listed] == [[str(row + 1), key] for row, key in sorted(broken.items())]
     assert all("not an image" in line[2] for line in listed)
     assert main(["--config", written(data, tmp_path / "other", **changes, max_errors=1)]) == 1
-    assert "2 pictures could not be read, 'max_errors' allows 1; the first: " in capsys.readouterr().err
+    assert (
+        "2 pictures, or captions of theirs, could not be used, 'max_errors' allows 1; the first: "
+        in capsys.readouterr().err
+    )
 
 
 def test_a_loss_that_is_no_number_names_the_pictures_of_its_batch(data, tmp_path, capsys):
