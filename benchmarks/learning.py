@@ -59,12 +59,12 @@ they say has to be "one object: a small star in red at the center.": captions of
 and scoring, since the last start where they were stopped and went on. *seconds*: the same by the wall clock with so
 many *threads*, more where the machine did other work too. *memory*: peak of the process.
 
-CLIP's ViT tells these pictures apart by what is on them and hardly notes where, so that *placed_vit*, of the ViT's row in
-family 1 and of BLIP-2, went on from *vit* with position embeddings six times as strong. Two options stay below 90 %. In
-the ViT's pooled row (family 2) colours are told (95 to 100 %), sizes (97 to 99) and in part shapes (57 to 74), but one
-place in ten; 20 epochs in place of the ViT's 8 brought 68 % of attributes, and so did *placed_vit*. The mapper alone
-(family 3) has 33 thousand weights to bring a language model from one style to another: it had 61 % after 5 epochs and
-half this learning rate, and where it is wrong it mostly says "two objects" of one.
+CLIP's ViT tells these pictures apart by what is on them and hardly notes where, so that *placed_vit*, of the ViT's
+row in family 1 and of BLIP-2, went on from *vit* with position embeddings six times as strong. Two options stay below
+90 %. In the ViT's pooled row (family 2) colours are told (95 to 100 %), sizes (97 to 99) and in part shapes (57 to
+74), but one place in ten; 20 epochs in place of the ViT's 8 brought 68 % of attributes, and so did *placed_vit*. The
+mapper alone (family 3) has 33 thousand weights to bring a language model from one style to another: it had 61 % after
+5 epochs and half this learning rate, and where it is wrong it mostly says "two objects" of one.
 """
 
 
