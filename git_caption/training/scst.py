@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -112,12 +113,17 @@ class ScstObjective(Objective):
     def _whole(self, text: Generated) -> tuple[tuple[int, ...], str]:
         """A text's tokens up to where it ends, at a stop text too, and its words, the end among them if it does."""
         ids = text.token_ids
-        for count in range(1, len(ids) + 1) if self._stops else ():
-            read = decode(self.captioner.tokenizer, ids[:count])
-            if (place := first_stop(read, self._stops)) is not None:
-                return ids[:count], referred(read[:place])
+        counts = range(1, len(ids) + 1)
+        before = bisect_left(counts, True, key=lambda count: self._before_stop(ids[:count]) is not None)
+        if (said := self._before_stop(ids[: before + 1])) is not None:
+            return ids[: before + 1], referred(said)
         ended = bool(ids) and ids[-1] in self._ends
         return ids, referred(text.text) if ended else words_of(text.text)
+
+    def _before_stop(self, ids: Sequence[int]) -> str | None:
+        """What these tokens say before a stop text; None where there is none."""
+        read = decode(self.captioner.tokenizer, ids) if self._stops else ""
+        return None if (place := first_stop(read, self._stops)) is None else read[:place]
 
 
 def words_of(text: str) -> str:
