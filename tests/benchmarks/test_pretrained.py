@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from benchmarks.families.places import write_placed
 from benchmarks.families.pretrained import KINDS, LAYERS, PATCH, SIDE, WIDTH, _pixels, write_captioner
 from git_caption.captioner.captioner import Captioner
 from git_caption.model.vision import ImageEncoder, build_image_encoder
@@ -52,3 +53,10 @@ def test_a_captioner_to_pretrain_sees_as_its_clip(kind, clip, tmp_path):
         alike = torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1]
         assert float(alike) > 0.9
     assert len(captioner.caption([Path(IMAGES).with_name("example.jpg")], num_beams=1, max_new_tokens=3)) == 1
+
+
+def test_the_position_embeddings_alone_are_multiplied(clip, tmp_path):
+    encoder, path = clip
+    write_placed(str(path), PLACES, str(tmp_path))
+    found, expected = load_file(tmp_path / "model.safetensors"), encoder.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
