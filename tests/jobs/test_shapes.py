@@ -137,10 +137,10 @@ def _written(folder):
 def test_a_run_stopped_among_the_shuffled_pictures_goes_on(few, tmp_path, monkeypatch, name):
     join = Parts.join
 
-    def stopped(parts):
+    def stopped(parts, some_good=False):
         if parts.out.name == name:
             raise KeyboardInterrupt
-        return join(parts)
+        return join(parts, some_good)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Parts, "join", stopped)
