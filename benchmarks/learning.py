@@ -56,8 +56,9 @@ they say has to be "one object: a small star in red at the center.": captions of
 *attributes*: share (%) of shapes, colours, sizes and places that captions state rightly, by the strict parser.
 *answers*: share (%) of questions answered rightly. Beside both stand the same with each picture replaced by another
 (*shuffled*) and those of the best constant caption or answer (*no image*). *core seconds*: processor time of training
-and scoring, since the last start where they were stopped and went on. *seconds*: the same by the wall clock with so
-many *threads*, more where the machine did other work too. *memory*: peak of the process.
+and scoring, since the last start where they were stopped and went on; a dash where it was not noted. *seconds*: the
+same by the wall clock with so many *threads* on a Xeon of 2.5 GHz with two cores, mostly beside other work, and more
+for that. *memory*: peak of the process.
 
 CLIP's ViT tells these pictures apart by what is on them and hardly notes where, so that *placed_vit*, of the ViT's
 row in family 1 and of BLIP-2, went on from *vit* with position embeddings six times as strong. Two options stay below

@@ -16,9 +16,8 @@ QUESTIONS = {"question_tsv": "$scenes/train.question.tsv"}
 WIDTH, LAYERS, HEADS = 128, 3, 4
 POSITIONS = 256
 VIT = {"layers": 3, "width": 128, "patch_size": 16}
-PLACES = (
-    6  # times the position embeddings of a ViT: CLIP tells pictures apart by what is on them and hardly notes where
-)
+# Times the position embeddings of a ViT: CLIP tells pictures apart by what is on them and hardly notes where.
+PLACES = 6
 SPREAD = 0.08  # of new weights: with the 0.02 that is meant for a width of 768, a model this narrow hardly attends
 LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "gpt2": {

@@ -16,7 +16,6 @@ import torch
 from git_caption.captioner import checkpoint, checkpoint_folder, stored_tensors, tuned, weight_sources
 from git_caption.captioner.adapter_files import put_adapter
 from git_caption.captioner.captioner import Captioner, Features, Generated, Identity, Pixels
-from git_caption.captioner.checkpoint_folder import read_json
 from git_caption.captioner.fingerprint import fingerprint
 from git_caption.captioner.groups import in_groups
 from git_caption.captioner.loading import captioner_folder
@@ -134,7 +133,7 @@ def load_pretrained(
     """
     if checkpoint_folder.is_tuned(folder):
         return _load_tuned(folder, quantization, device, dtype, exact_decode)
-    settings = read_json(folder)
+    settings = checkpoint_folder.read_json(folder)
     model_type = settings["model_type"]
     options = quantizing(folder, quantization, dtype, device, str(folder), in_full(model_type))
     model = load_folder(

@@ -12,6 +12,7 @@ from git_caption.processes.launch import (
     part,
     rank,
     require_one,
+    unlaunched,
     world_size,
 )
 from git_caption.processes.meeting import end, meet, met, own_device, rank_0_first, together
@@ -35,5 +36,6 @@ __all__ = [
     "rank_0_first",
     "require_one",
     "together",
+    "unlaunched",
     "world_size",
 ]

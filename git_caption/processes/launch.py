@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from git_caption.errors import UsageError
 
@@ -133,6 +135,18 @@ def launched_with() -> dict[str, str]:
     """What launchers put into the environment, as far as it says which process this is and what it may use."""
     own = {*PLACE, *LOCAL_RANKS, *(name for names in LAUNCHERS for name in names), ATTEMPT, *OF_JOBS}
     return {name: os.environ[name] for name in sorted(own & os.environ.keys())}
+
+
+@contextmanager
+def unlaunched() -> Iterator[None]:
+    """Inside, libraries see no launcher in the environment: of one process that it started, they make a group."""
+    told = launched_with()
+    for name in told:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(told)
 
 
 def local_rank() -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 
+from git_caption import processes
 from git_caption.captioner.loading import device_of, dtype_of
 from git_caption.errors import UsageError
 
@@ -31,7 +33,9 @@ def accelerator_of(device: str, precision: Precision) -> Accelerator:
         torch.cuda.set_device(where)
     if where.type == "cpu":
         _keep_memory()
-    return Accelerator(cpu=where.type == "cpu", mixed_precision=MODES[dtype])
+    # one process takes the same steps with a launcher as without, also of a model that is spread over devices
+    with nullcontext() if processes.world_size() > 1 else processes.unlaunched():
+        return Accelerator(cpu=where.type == "cpu", mixed_precision=MODES[dtype])
 
 
 def _keep_memory() -> None:

@@ -200,14 +200,9 @@ def _require_cider(params: TrainingParams) -> None:
 
 def _require_no_model(folder: Path) -> None:
     """Refuse to replace a model; what a run that did not end has left, its journal, is no model."""
-    from git_caption.captioner import checkpoint_folder
+    from git_caption.captioner.checkpoint_folder import CONFIG, TOKENIZER, WEIGHTS, WRITTEN
 
-    for name in (
-        checkpoint_folder.CONFIG,
-        checkpoint_folder.WEIGHTS,
-        checkpoint_folder.TOKENIZER,
-        checkpoint_folder.WRITTEN,
-    ):
+    for name in (CONFIG, WEIGHTS, TOKENIZER, WRITTEN):
         if (folder / name).exists():
             raise UsageError(
                 f"'output_dir': {folder} holds {name!r} of an earlier model, which is not overwritten: name another "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from git_caption.errors import UsageError
@@ -103,3 +105,12 @@ def test_faults_are_found_before_anything_is_loaded(flags, fault, home, tmp_path
     with pytest.raises(UsageError) as raised:
         parse_command(line(home, tmp_path / "out", *flags))
     assert fault in str(raised.value)
+
+
+def test_one_process_of_torchrun_trains_a_split_model(home, tmp_path, monkeypatch, capsys):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    launcher = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29578"}
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    assert main(line(home, tmp_path / "out", "--device_split", CPU_AND_DISK)) == 0, capsys.readouterr().err
+    assert {name: os.environ[name] for name in launcher} == launcher
